@@ -1,0 +1,1 @@
+"""A plan becomes calls: bounded, ordered, retried by error type."""

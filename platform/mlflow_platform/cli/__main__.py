@@ -1,0 +1,3 @@
+from mlflow_platform.cli import main
+
+main()

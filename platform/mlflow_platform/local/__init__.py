@@ -1,0 +1,1 @@
+"""The embedded stack: Postgres and S3 from wheels, MLflow with basic authentication."""

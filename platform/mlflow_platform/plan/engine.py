@@ -1,0 +1,276 @@
+"""Desired x observed -> a plan: the one place that decides what happens to an object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mlflow_platform.errors import Problem
+from mlflow_platform.plan.objects import (
+    Action,
+    Change,
+    Desired,
+    FieldChange,
+    Key,
+    Mark,
+    ObjectProblem,
+    Observed,
+    Path,
+    Traits,
+    fingerprint,
+    matches,
+    short,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done, in order, and what cannot be.
+
+    `held` are differences of `ObserveOnly` objects: reported, never corrected. `owned` counts the
+    objects on the server that bear this owner's mark, `declared` the desired ones.
+    """
+
+    owner: str
+    changes: tuple[Change, ...] = ()
+    problems: tuple[ObjectProblem, ...] = ()
+    held: tuple[Change, ...] = ()
+    owned: int = 0
+    declared: int = 0
+    unchanged: int = 0
+
+    @property
+    def empty(self) -> bool:
+        return not self.changes
+
+    @property
+    def losses(self) -> tuple[Change, ...]:
+        return tuple(c for c in self.changes if c.action.loses)
+
+    def counts(self) -> dict[Action, int]:
+        """How many changes of each action; actions that do not occur are left out."""
+        found = [c.action for c in self.changes]
+        return {a: found.count(a) for a in Action if a in found}
+
+    @cached_property
+    def hash(self) -> str:
+        """Twelve hex digits that name exactly these changes to exactly this state."""
+        lines = [
+            [c.action, c.key.kind, c.key.workspace, c.key.name, c.base, _changed(c)] for c in self.changes
+        ]
+        return hashlib.sha256(json.dumps([self.owner, lines], default=str).encode()).hexdigest()[:12]
+
+
+def _changed(change: Change) -> list[Any]:
+    return [[list(f.path), f.old, f.new] for f in change.fields]
+
+
+def make_plan(
+    desired: Iterable[Desired],
+    observed: Iterable[Observed],
+    *,
+    owner: str,
+    traits: Mapping[str, Traits],
+    prune: bool = True,
+    adopt_from: frozenset[str] = frozenset(),
+    adopt_all: bool = False,
+) -> Plan:
+    """The changes that bring `observed` to `desired`, sorted by dependency.
+
+    `prune`: whether owned objects without a document are forgotten or deleted (their mark says which).
+    `adopt_from`: owners whose objects may be taken over. `adopt_all`: also mark unowned objects that
+    already equal their document; without it those are left untouched, as nothing needs to change.
+    """
+    wanted = {d.key: d for d in desired}
+    seen = {o.key: o for o in observed}
+    changes: list[Change] = []
+    held: list[Change] = []
+    problems: list[ObjectProblem] = []
+    unchanged = 0
+    for key, want in wanted.items():
+        found = seen.get(key)
+        missing = [r for r in sorted(want.requires) if r not in wanted and not (r in seen and seen[r].active)]
+        if missing:
+            what = f"{key} refers to {missing[0]}, which neither the documents nor the server have"
+            problems.append(
+                ObjectProblem(
+                    key, want.origin, Problem(what, "declare it, or correct the name", want.where), True
+                )
+            )
+            continue
+        step = _decide(want, found, owner, traits[key.kind], adopt_from, adopt_all)
+        if isinstance(step, ObjectProblem):
+            problems.append(step)
+        elif step is None:
+            unchanged += 1
+        elif want.observe_only:
+            held.append(step)
+        else:
+            changes.append(step)
+    owned = [o for o in seen.values() if o.mark and o.mark.owner == owner and not o.soft_deleted]
+    if prune:
+        changes.extend(_prune(o) for o in owned if o.key not in wanted)
+    changes.sort(key=lambda c: _order(c, traits))
+    return Plan(owner, tuple(changes), tuple(problems), tuple(held), len(owned), len(wanted), unchanged)
+
+
+def _order(change: Change, traits: Mapping[str, Traits]) -> tuple[bool, int, Key]:
+    """Creates and updates by rank, then forgets and deletes in the opposite order."""
+    rank = traits[change.key.kind].rank
+    last = change.action in (Action.FORGET, Action.DELETE)
+    return (last, -rank if last else rank, change.key)
+
+
+def _decide(
+    want: Desired,
+    found: Observed | None,
+    owner: str,
+    traits: Traits,
+    adopt_from: frozenset[str],
+    adopt_all: bool,
+) -> Change | ObjectProblem | None:
+    if found is not None and found.active:
+        foreign = found.mark is not None and found.mark.owner != owner
+        if foreign and not want.observe_only and found.mark and found.mark.owner not in adopt_from:
+            return _conflict(want, found.mark, owner)
+        return _converge(want, found, owner, traits, foreign, adopt_all)
+    mark = mark_for(want, owner, traits)
+    fields = tuple(
+        FieldChange(p, None, v, matches(p, traits.write_only))
+        for p, v in sorted(want.fields.items())
+        if v is not None
+    )
+    reason = "not on the server"
+    if found is not None and found.soft_deleted:
+        reason = "soft-deleted on the server: it is restored, with all its runs"
+        fields = tuple(FieldChange(f.path, found.fields.get(f.path), f.new, f.sensitive) for f in fields)
+    return _change(Action.CREATE, want, found, reason, fields, mark)
+
+
+def _converge(
+    want: Desired, found: Observed, owner: str, traits: Traits, foreign: bool, adopt_all: bool
+) -> Change | ObjectProblem | None:
+    mark = mark_for(want, owner, traits)
+    fields = _differences(want, found, traits)
+    fixed = [f for f in fields if f.old is not None and matches(f.path, traits.immutable)]
+    if fixed and not (want.allow_replace and traits.replaceable):
+        return _immutable(want, fixed[0], traits)
+    if fixed:
+        every = tuple(
+            FieldChange(p, found.fields.get(p), v, matches(p, traits.write_only))
+            for p, v in sorted(want.fields.items())
+        )
+        reason = f"{dotted(fixed[0].path)} cannot be changed in place"
+        return _change(Action.REPLACE, want, found, reason, every, mark)
+    if want.observe_only:
+        return _change(Action.UPDATE, want, found, "differs", fields, found.mark) if fields else None
+    if foreign and found.mark:
+        reason = f"taken over from {found.mark.owner}"
+        return _change(Action.ADOPT, want, found, reason, fields, mark)
+    if found.mark is None:
+        if not fields and not adopt_all and want.deletion == "Retain":
+            return None
+        return _change(Action.ADOPT, want, found, "exists without an owner", fields, mark)
+    if fields:
+        reason = "never finished" if found.mark.intent else "differs"
+        return _change(Action.UPDATE, want, found, reason, fields, mark)
+    if found.mark != mark:
+        return _change(Action.UPDATE, want, found, "its mark is out of date", (), mark)
+    return None
+
+
+def _differences(want: Desired, found: Observed, traits: Traits) -> tuple[FieldChange, ...]:
+    out = []
+    for path, value in want.fields.items():
+        old = found.fields.get(path)
+        if old == value and type(old) is type(value):
+            continue
+        if old is not None and matches(path, traits.initial):
+            continue
+        out.append(FieldChange(path, old, value, matches(path, traits.write_only)))
+    ours = found.mark.paths if found.mark else frozenset()
+    if ours or traits.exclusive:
+        for path, old in found.fields.items():
+            if path in want.fields or old is None:
+                continue
+            left = matches(path, traits.optional) and short(path) in ours
+            if left or matches(path, traits.exclusive):
+                out.append(FieldChange(path, old, None, matches(path, traits.write_only)))
+    return tuple(sorted(out, key=lambda f: f.path))
+
+
+def mark_for(want: Desired, owner: str, traits: Traits) -> Mark:
+    """The mark an object bears once it equals its document."""
+    paths = frozenset(short(p) for p in want.fields if matches(p, traits.optional))
+    return Mark(owner, want.origin, want.deletion, paths)
+
+
+def _prune(found: Observed) -> Change:
+    mark = found.mark
+    origin = mark.origin if mark else ""
+    base = fingerprint(found, set())
+    delete = bool(mark and mark.deletion == "Delete") and not found.absent
+    action = Action.DELETE if delete else Action.FORGET
+    kept = (
+        "only a record of it is left" if found.absent else "its deletionPolicy was Retain: the object stays"
+    )
+    reason = (
+        "its document is gone, and its deletionPolicy was Delete"
+        if delete
+        else f"its document is gone; {kept}"
+    )
+    return Change(action, found.key, origin, reason, handle=found.handle, base=base)
+
+
+def _change(
+    action: Action,
+    want: Desired,
+    found: Observed | None,
+    reason: str,
+    fields: tuple[FieldChange, ...],
+    mark: Mark | None,
+) -> Change:
+    needed = {f.path for f in fields}
+    return Change(
+        action,
+        want.key,
+        want.origin,
+        reason,
+        fields,
+        mark,
+        {p: r for p, r in want.secrets.items() if p in needed},
+        found.handle if found else {},
+        want.requires,
+        fingerprint(found, needed),
+    )
+
+
+def _conflict(want: Desired, mark: Mark, owner: str) -> ObjectProblem:
+    what = (
+        f"{want.key} is owned by {mark.owner} (its {mark.origin}), "
+        f"so {owner} ({want.origin}) cannot manage it"
+    )
+    remedy = f"remove it from one of the two, or take it over with --adopt-from {mark.owner}"
+    return ObjectProblem(want.key, want.origin, Problem(what, remedy, want.where))
+
+
+def _immutable(want: Desired, change: FieldChange, traits: Traits) -> ObjectProblem:
+    what = (
+        f"{want.key}: {dotted(change.path)} cannot be changed once set "
+        f"(server has {change.old!r}, document says {change.new!r})"
+    )
+    remedy = next(
+        (r for p, r in traits.remedy.items() if matches(change.path, (p,))), "restore the old value"
+    )
+    if traits.replaceable:
+        remedy += '; or allow a replacement with the annotation mlplatform.io/allow-replace: "true"'
+    return ObjectProblem(want.key, want.origin, Problem(what, remedy, want.where))
+
+
+def dotted(path: Path) -> str:
+    """A path for people: `tags.team`, and `tags["a.b"]` where an element holds a dot."""
+    return "".join(f'["{p}"]' if "." in p else (p if i == 0 else f".{p}") for i, p in enumerate(path))
