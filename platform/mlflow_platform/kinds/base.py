@@ -46,7 +46,7 @@ class Snapshot:
         self.api = api
         self.workspaces = tuple(workspaces)
         self.workspaces_on = workspaces_on
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a value may be made from another one
         self._made: dict[str, Any] = {}
 
     def once(self, name: str, make: Callable[[], T]) -> T:

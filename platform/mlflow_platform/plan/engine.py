@@ -66,7 +66,7 @@ class Plan:
 
 
 def _changed(change: Change) -> list[Any]:
-    return [[list(f.path), f.old, f.new] for f in change.fields]
+    return [[list(f.path), None if f.sensitive else [f.old, f.new]] for f in change.fields]
 
 
 def make_plan(
@@ -78,44 +78,59 @@ def make_plan(
     prune: bool = True,
     adopt_from: frozenset[str] = frozenset(),
     adopt_all: bool = False,
+    stalled: Iterable[ObjectProblem] = (),
 ) -> Plan:
     """The changes that bring `observed` to `desired`, sorted by dependency.
 
     `prune`: whether owned objects without a document are forgotten or deleted (their mark says which).
     `adopt_from`: owners whose objects may be taken over. `adopt_all`: also mark unowned objects that
     already equal their document; without it those are left untouched, as nothing needs to change.
+    `stalled`: problems known already; their objects are neither changed nor given up.
     """
     wanted = {d.key: d for d in desired}
     seen = {o.key: o for o in observed}
+    problems = {p.key: p for p in stalled}
     changes: list[Change] = []
     held: list[Change] = []
-    problems: list[ObjectProblem] = []
     unchanged = 0
     for key, want in wanted.items():
-        found = seen.get(key)
-        missing = [r for r in sorted(want.requires) if r not in wanted and not (r in seen and seen[r].active)]
+        if key in problems:
+            continue
+        missing = [r for r in sorted(want.requires) if r not in wanted and not _active(seen.get(r))]
         if missing:
             what = f"{key} refers to {missing[0]}, which neither the documents nor the server have"
-            problems.append(
-                ObjectProblem(
-                    key, want.origin, Problem(what, "declare it, or correct the name", want.where), True
-                )
-            )
+            problem = Problem(what, "declare it, or correct the name", want.where)
+            problems[key] = ObjectProblem(key, want.origin, problem, blocked=True)
             continue
+        found = seen.get(key)
         step = _decide(want, found, owner, traits[key.kind], adopt_from, adopt_all)
         if isinstance(step, ObjectProblem):
-            problems.append(step)
+            problems[key] = step
         elif step is None:
             unchanged += 1
         elif want.observe_only:
             held.append(step)
         else:
             changes.append(step)
+    ready = []
+    for change in changes:
+        waits = [r for r in sorted(change.requires) if r in problems and not _active(seen.get(r))]
+        if waits:
+            problem = Problem(f"{change.key} waits for {waits[0]}, which has a problem of its own")
+            problems[change.key] = ObjectProblem(change.key, change.origin, problem, blocked=True)
+        else:
+            ready.append(change)
     owned = [o for o in seen.values() if o.mark and o.mark.owner == owner and not o.soft_deleted]
     if prune:
-        changes.extend(_prune(o) for o in owned if o.key not in wanted)
-    changes.sort(key=lambda c: _order(c, traits))
-    return Plan(owner, tuple(changes), tuple(problems), tuple(held), len(owned), len(wanted), unchanged)
+        ready.extend(_prune(o) for o in owned if o.key not in wanted and o.key not in problems)
+    ready.sort(key=lambda c: _order(c, traits))
+    return Plan(
+        owner, tuple(ready), tuple(problems.values()), tuple(held), len(owned), len(wanted), unchanged
+    )
+
+
+def _active(found: Observed | None) -> bool:
+    return found is not None and found.active
 
 
 def _order(change: Change, traits: Mapping[str, Traits]) -> tuple[bool, int, Key]:
@@ -133,11 +148,12 @@ def _decide(
     adopt_from: frozenset[str],
     adopt_all: bool,
 ) -> Change | ObjectProblem | None:
-    if found is not None and found.active:
+    if found is not None and not found.soft_deleted:
         foreign = found.mark is not None and found.mark.owner != owner
         if foreign and not want.observe_only and found.mark and found.mark.owner not in adopt_from:
             return _conflict(want, found.mark, owner)
-        return _converge(want, found, owner, traits, foreign, adopt_all)
+        if found.active:
+            return _converge(want, found, owner, traits, foreign, adopt_all)
     mark = mark_for(want, owner, traits)
     fields = tuple(
         FieldChange(p, None, v, matches(p, traits.write_only))

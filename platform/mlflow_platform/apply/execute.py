@@ -1,0 +1,153 @@
+"""Carry out a plan: in its order, a bounded number of changes at once, each failing alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from mlflow_platform.apply.ledger import Ledger
+from mlflow_platform.apply.rounds import Round, Scope, Target, plan_round
+from mlflow_platform.errors import Blocked, Fatal, PlatformError, Transient
+from mlflow_platform.plan.brakes import check
+from mlflow_platform.plan.objects import Action, Change, Desired, Key
+
+Outcome = Literal["done", "rejected", "blocked", "transient", "fatal"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one change."""
+
+    change: Change
+    error: PlatformError | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.error is None:
+            return "done"
+        if isinstance(self.error, Transient):
+            return "transient"
+        if isinstance(self.error, Blocked):
+            return "blocked"
+        return "fatal" if isinstance(self.error, Fatal) else "rejected"
+
+
+Report = Callable[[Result], None]
+"""Called once for each change as it ends, from one thread at a time."""
+
+
+def execute(
+    target: Target, changes: Sequence[Change], ledger: Ledger, report: Report = lambda _: None
+) -> list[Result]:
+    """The result of every change, in the order in which they ended.
+
+    Changes of one rank run together, `target.concurrency` at once. A change that refers to an object
+    whose change failed is blocked. A fatal error stops what has not begun.
+    """
+    if any(target.kinds[c.key.kind].ledgered for c in changes):
+        ledger.open(target.api)
+    results: list[Result] = []
+    failed: set[Key] = set()
+    stop = threading.Event()
+    with ThreadPoolExecutor(target.concurrency) as pool:
+        for _, group in groupby(changes, key=lambda c: _stage(target, c)):
+            for result in _together(pool, target, group, ledger, failed.copy(), stop):
+                if result.error is not None:
+                    failed.add(result.change.key)
+                    if isinstance(result.error, Fatal):
+                        stop.set()
+                results.append(result)
+                report(result)
+    return results
+
+
+def _stage(target: Target, change: Change) -> tuple[bool, int]:
+    return change.action in (Action.FORGET, Action.DELETE), target.kinds[change.key.kind].traits.rank
+
+
+def _together(
+    pool: ThreadPoolExecutor,
+    target: Target,
+    changes: Iterable[Change],
+    ledger: Ledger,
+    failed: set[Key],
+    stop: threading.Event,
+) -> Iterator[Result]:
+    """Run the changes with a short queue, so that memory stays flat and a stop takes effect at once."""
+    waiting: set[Future[Result]] = set()
+    for change in changes:
+        waiting.add(pool.submit(_one, target, change, ledger, failed, stop))
+        if len(waiting) >= 2 * target.concurrency:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (f.result() for f in done)
+    done, _ = wait(waiting)
+    yield from (f.result() for f in done)
+
+
+def _one(target: Target, change: Change, ledger: Ledger, failed: set[Key], stop: threading.Event) -> Result:
+    missing = sorted(change.requires & failed)
+    if stop.is_set():
+        return Result(change, Blocked("not tried: an earlier error stopped the apply"))
+    if missing:
+        return Result(change, Blocked(f"{change.key} waits for {missing[0]}, which failed"))
+    try:
+        _carry_out(target, change, ledger)
+    except PlatformError as error:
+        return Result(change, error)
+    return Result(change)
+
+
+def _carry_out(target: Target, change: Change, ledger: Ledger) -> None:
+    kind = target.kinds[change.key.kind]
+    header = target.header(change.key.workspace)
+    secrets = {path: target.resolve(ref) for path, ref in change.secrets.items()}
+    if not kind.ledgered:
+        kind.execute(target.api, change, secrets, header)
+        return
+    if change.action is Action.CREATE and change.mark:
+        ledger.intend(target.api, change.key, change.mark)
+    if change.fields or change.action in (Action.CREATE, Action.DELETE):
+        kind.execute(target.api, change, secrets, header)
+    if change.mark is None:
+        ledger.drop(target.api, change.key)
+    else:
+        hmacs = {path: ledger.hmac(change.key, path, value) for path, value in secrets.items()}
+        ledger.record(target.api, change.key, change.mark, hmacs)
+
+
+def converge(
+    target: Target,
+    desired: Sequence[Desired],
+    scope: Scope,
+    first: Round,
+    *,
+    allowed: str | None = None,
+    report: Report = lambda _: None,
+    passes: int = 3,
+) -> list[Result]:
+    """Carry out the plan of `first`; objects whose outcome is unknown are looked at and planned again.
+
+    The last result of every object. Raises `BrakeStopped` before the first write.
+    """
+    check(first.plan, target.brakes, allowed)
+    results = {r.change.key: r for r in execute(target, first.plan.changes, first.ledger, report)}
+    for _ in range(passes - 1):
+        again = {k for k, r in results.items() if r.outcome in ("transient", "blocked")}
+        if not any(results[k].outcome == "transient" for k in again):
+            break
+        if any(r.outcome == "fatal" for r in results.values()):
+            break
+        try:
+            later = plan_round(target, desired, scope)
+        except Transient:
+            break  # still away: the results say so
+        changes = [c for c in later.plan.changes if c.key in again]
+        left = {c.key for c in changes} | {p.key for p in later.plan.problems}
+        for key in again - left:
+            results[key] = Result(results[key].change)
+        results.update({r.change.key: r for r in execute(target, changes, later.ledger, report)})
+    return list(results.values())

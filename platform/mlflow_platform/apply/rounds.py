@@ -1,0 +1,125 @@
+"""A round: look at the whole server in bulk, plan, and carry the plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from mlflow_platform.apply.ledger import Ledger
+from mlflow_platform.errors import PlatformError
+from mlflow_platform.kinds.base import Api, Kind, Snapshot
+from mlflow_platform.plan.brakes import Brakes
+from mlflow_platform.plan.engine import Plan, make_plan
+from mlflow_platform.plan.objects import Desired, Key, ObjectProblem, Observed, SecretRef
+
+Resolve = Callable[[SecretRef], str]
+"""The value of a secret. Raises `BadInput` where there is none."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tracking server as the engine sees it.
+
+    `workspaces` are all workspace names (only `default` where workspaces are off); `login_secret` is
+    what the ledger's HMAC key is derived from.
+    """
+
+    api: Api
+    owner: str
+    kinds: Mapping[str, Kind]
+    resolve: Resolve
+    login_secret: str = ""
+    workspaces: Sequence[str] = ("default",)
+    workspaces_on: bool = False
+    brakes: Brakes = field(default_factory=Brakes)
+    concurrency: int = 8
+
+    def header(self, workspace: str) -> str | None:
+        """The workspace to send with a call: none where workspaces are off."""
+        return (workspace or None) if self.workspaces_on else None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much of what exists a round may touch.
+
+    `prune`: owned objects without a document are given up. `adopt_from`, `adopt_all`: see `make_plan`.
+    """
+
+    prune: bool = True
+    adopt_from: frozenset[str] = frozenset()
+    adopt_all: bool = False
+
+
+@dataclass(frozen=True)
+class Round:
+    """What was observed, and the plan made from it."""
+
+    plan: Plan
+    desired: tuple[Desired, ...]
+    observed: Mapping[Key, Observed]
+    ledger: Ledger
+
+
+def observe(target: Target, wanted: Sequence[Desired], *, every_kind: bool) -> tuple[list[Observed], Ledger]:
+    """All objects of the kinds in question, with marks and HMACs of the ledger.
+
+    `every_kind`: also kinds that no document declares, where this owner may have objects left.
+    """
+    snapshot = Snapshot(target.api, target.workspaces, workspaces_on=target.workspaces_on)
+    ledger = Ledger.read(snapshot, target.login_secret)
+    names = {d.key.kind for d in wanted} | {r.kind for d in wanted for r in d.requires}
+    if every_kind:
+        names |= {k.name for k in target.kinds.values() if not k.ledgered}
+        names |= set(ledger.owned_kinds(target.owner))
+    found: list[Observed] = []
+    for name in sorted(names):
+        kind = target.kinds[name]
+        mine = [d for d in wanted if d.key.kind == name]
+        found.extend(_with_ledger(kind, kind.observe(snapshot, mine), ledger))
+    return found, ledger
+
+
+def _with_ledger(kind: Kind, observed: Iterable[Observed], ledger: Ledger) -> Iterable[Observed]:
+    if not kind.ledgered:
+        yield from observed
+        return
+    left = {k: e for k, e in ledger.entries.items() if k.kind == kind.name}
+    for item in observed:
+        entry = left.pop(item.key, None)
+        if entry:
+            item = replace(item, mark=entry.mark, fields={**item.fields, **entry.hmacs})
+        yield item
+    for entry in left.values():
+        yield Observed(entry.key, {}, entry.mark, absent=True)
+
+
+def plan_round(target: Target, desired: Sequence[Desired], scope: Scope) -> Round:
+    """Observe and plan. Writes nothing."""
+    observed, ledger = observe(target, desired, every_kind=scope.prune)
+    wanted: list[Desired] = []
+    problems: list[ObjectProblem] = []
+    for item in desired:
+        try:
+            wanted.append(with_secrets(item, target.resolve, ledger))
+        except PlatformError as error:
+            problems.append(ObjectProblem(item.key, item.origin, replace(error.problem, where=item.where)))
+    plan = make_plan(
+        wanted,
+        observed,
+        owner=target.owner,
+        traits={k.name: k.traits for k in target.kinds.values()},
+        prune=scope.prune,
+        adopt_from=scope.adopt_from,
+        adopt_all=scope.adopt_all,
+        stalled=problems,
+    )
+    return Round(plan, tuple(wanted), {o.key: o for o in observed}, ledger)
+
+
+def with_secrets(item: Desired, resolve: Resolve, ledger: Ledger) -> Desired:
+    """The object with the keyed HMAC of each of its secrets among its fields."""
+    if not item.secrets:
+        return item
+    hmacs = {p: ledger.hmac(item.key, p, resolve(r)) for p, r in item.secrets.items()}
+    return replace(item, fields={**item.fields, **hmacs})

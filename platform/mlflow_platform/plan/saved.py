@@ -1,0 +1,137 @@
+"""A plan in a file: self-contained, without secret values, and checked against the server before use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_platform.errors import BadInput
+from mlflow_platform.plan.engine import Plan
+from mlflow_platform.plan.objects import (
+    Action,
+    Change,
+    Desired,
+    FieldChange,
+    Key,
+    Mark,
+    Observed,
+    SecretRef,
+    Value,
+    fingerprint,
+)
+
+FORMAT = "mlplatform.io/plan.v1"
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """The part of a saved plan that concerns one server. `desired` tells observers what was wanted."""
+
+    server: str
+    uri: str
+    owner: str
+    plan: Plan
+    desired: tuple[Desired, ...]
+
+
+def stale(saved: SavedPlan, observed: Mapping[Key, Observed]) -> list[Key]:
+    """The objects whose managed fields are no longer what the plan was made from."""
+    return [
+        c.key
+        for c in saved.plan.changes
+        if fingerprint(observed.get(c.key), {f.path for f in c.fields}) != c.base
+    ]
+
+
+def dump(saved: SavedPlan) -> dict[str, Any]:
+    """JSON values that `load` turns back; sensitive fields lose their values."""
+    touched = {c.key for c in saved.plan.changes}
+    return {
+        "server": saved.server,
+        "uri": saved.uri,
+        "owner": saved.owner,
+        "owned": saved.plan.owned,
+        "declared": saved.plan.declared,
+        "unchanged": saved.plan.unchanged,
+        "changes": [_dump_change(c) for c in saved.plan.changes],
+        "desired": [_dump_desired(d) for d in saved.desired if d.key in touched],
+    }
+
+
+def load(data: Mapping[str, Any]) -> SavedPlan:
+    """Raises `BadInput` when the data is not what `dump` made."""
+    try:
+        plan = Plan(
+            data["owner"],
+            tuple(_load_change(c) for c in data["changes"]),
+            owned=data["owned"],
+            declared=data["declared"],
+            unchanged=data["unchanged"],
+        )
+        desired = tuple(_load_desired(d) for d in data["desired"])
+        return SavedPlan(data["server"], data["uri"], data["owner"], plan, desired)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(
+            f"the saved plan is damaged ({type(error).__name__}: {error})",
+            remedy="make it again: mlplatform plan --out",
+        ) from error
+
+
+def _dump_change(change: Change) -> dict[str, Any]:
+    return {
+        "action": str(change.action),
+        "key": _key(change.key),
+        "origin": change.origin,
+        "reason": change.reason,
+        "fields": [[list(f.path), _shown(f, f.old), _shown(f, f.new), f.sensitive] for f in change.fields],
+        "mark": change.mark.to_text() if change.mark else None,
+        "secrets": [[list(p), r.name, r.key, r.namespace] for p, r in change.secrets.items()],
+        "handle": dict(change.handle),
+        "requires": [_key(r) for r in sorted(change.requires)],
+        "base": change.base,
+    }
+
+
+def _shown(field: FieldChange, value: Value) -> Value:
+    return "(sensitive)" if field.sensitive and value is not None else value
+
+
+def _load_change(data: Mapping[str, Any]) -> Change:
+    return Change(
+        Action(data["action"]),
+        Key(*data["key"]),
+        data["origin"],
+        data["reason"],
+        tuple(FieldChange(tuple(p), old, new, hidden) for p, old, new, hidden in data["fields"]),
+        Mark.from_text(data["mark"]),
+        {tuple(p): SecretRef(name, key, namespace) for p, name, key, namespace in data["secrets"]},
+        data["handle"],
+        frozenset(Key(*r) for r in data["requires"]),
+        data["base"],
+    )
+
+
+def _dump_desired(desired: Desired) -> dict[str, Any]:
+    hidden = set(desired.secrets)
+    return {
+        "key": _key(desired.key),
+        "origin": desired.origin,
+        "fields": [[list(p), v] for p, v in desired.fields.items() if p not in hidden],
+        "requires": [_key(r) for r in sorted(desired.requires)],
+        "deletion": desired.deletion,
+    }
+
+
+def _load_desired(data: Mapping[str, Any]) -> Desired:
+    return Desired(
+        Key(*data["key"]),
+        data["origin"],
+        {tuple(p): v for p, v in data["fields"]},
+        requires=frozenset(Key(*r) for r in data["requires"]),
+        deletion=data["deletion"],
+    )
+
+
+def _key(key: Key) -> list[str]:
+    return [key.kind, key.workspace, key.name]
