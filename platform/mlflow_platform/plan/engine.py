@@ -148,23 +148,20 @@ def _decide(
     adopt_from: frozenset[str],
     adopt_all: bool,
 ) -> Change | ObjectProblem | None:
-    if found is not None and not found.soft_deleted:
+    if found is not None and found.soft_deleted:
+        return _converge(want, found, owner, traits, False, adopt_all)
+    if found is not None:
         foreign = found.mark is not None and found.mark.owner != owner
         if foreign and not want.observe_only and found.mark and found.mark.owner not in adopt_from:
             return _conflict(want, found.mark, owner)
         if found.active:
             return _converge(want, found, owner, traits, foreign, adopt_all)
-    mark = mark_for(want, owner, traits)
     fields = tuple(
         FieldChange(p, None, v, matches(p, traits.write_only))
         for p, v in sorted(want.fields.items())
         if v is not None
     )
-    reason = "not on the server"
-    if found is not None and found.soft_deleted:
-        reason = "soft-deleted on the server: it is restored, with all its runs"
-        fields = tuple(FieldChange(f.path, found.fields.get(f.path), f.new, f.sensitive) for f in fields)
-    return _change(Action.CREATE, want, found, reason, fields, mark)
+    return _change(Action.CREATE, want, found, "not on the server", fields, mark_for(want, owner, traits))
 
 
 def _converge(
@@ -182,6 +179,9 @@ def _converge(
         )
         reason = f"{dotted(fixed[0].path)} cannot be changed in place"
         return _change(Action.REPLACE, want, found, reason, every, mark)
+    if found.soft_deleted:
+        reason = "soft-deleted on the server: it is restored, with all its runs"
+        return _change(Action.CREATE, want, found, reason, fields, mark)
     if want.observe_only:
         return _change(Action.UPDATE, want, found, "differs", fields, found.mark) if fields else None
     if foreign and found.mark:
