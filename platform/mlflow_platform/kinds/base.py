@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from mlflow_platform.errors import Problem
 from mlflow_platform.model.base import Document
 from mlflow_platform.plan.objects import Change, Desired, Observed, Path, Traits
 
@@ -85,6 +86,13 @@ class Kind(ABC):
     @abstractmethod
     def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:
         """Carry out one change. Safe to repeat after a kill at any point, once planned again."""
+
+    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:  # noqa: ARG002
+        """Why a planned change would be refused, as far as it tells by itself; None where nothing does.
+
+        Pure, so that a plan can say it; `execute` says the same before its first call.
+        """
+        return None
 
     @abstractmethod
     def document(self, observed: Observed) -> Json | None:
