@@ -10,10 +10,11 @@ from itertools import groupby
 from typing import Literal
 
 from mlflow_platform.apply.ledger import Ledger
-from mlflow_platform.apply.rounds import Round, Scope, Target, plan_round
-from mlflow_platform.errors import Blocked, Fatal, PlatformError, Transient
+from mlflow_platform.apply.rounds import Round, Scope, Target, observe, plan_round
+from mlflow_platform.errors import BadInput, Blocked, Fatal, PlatformError, Transient
 from mlflow_platform.plan.brakes import check
 from mlflow_platform.plan.objects import Action, Change, Desired, Key
+from mlflow_platform.plan.saved import SavedPlan, stale
 
 Outcome = Literal["done", "rejected", "blocked", "transient", "fatal"]
 
@@ -117,6 +118,26 @@ def _carry_out(target: Target, change: Change, ledger: Ledger) -> None:
     else:
         hmacs = {path: ledger.hmac(change.key, path, value) for path, value in secrets.items()}
         ledger.record(target.api, change.key, change.mark, hmacs)
+
+
+def carry_out_saved(
+    target: Target, saved: SavedPlan, allowed: str | None = None, report: Report = lambda _: None
+) -> list[Result]:
+    """Carry out a saved plan, unless an object it touches is no longer what the plan was made from.
+
+    Raises `BadInput` ("plan again") or `BrakeStopped` before the first write.
+    """
+    observed, ledger = observe(target, saved.desired, every_kind=True)
+    moved = stale(saved, {o.key: o for o in observed})
+    if moved:
+        names = ", ".join(str(k) for k in moved[:5]) + (", ..." if len(moved) > 5 else "")
+        raise BadInput(
+            f"{len(moved)} object(s) changed on the server since the plan was saved: {names}; "
+            "nothing was written",
+            remedy="plan again: mlplatform plan --out",
+        )
+    check(saved.plan, target.brakes, allowed)
+    return execute(target, saved.plan.changes, ledger, report)
 
 
 def converge(

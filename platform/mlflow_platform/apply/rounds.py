@@ -21,7 +21,8 @@ class Target:
     """One tracking server as the engine sees it.
 
     `workspaces` are all workspace names (only `default` where workspaces are off); `login_secret` is
-    what the ledger's HMAC key is derived from.
+    what the ledger's HMAC key is derived from; `auth` is whether the server
+    asks for a login.
     """
 
     api: Api
@@ -31,8 +32,14 @@ class Target:
     login_secret: str = ""
     workspaces: Sequence[str] = ("default",)
     workspaces_on: bool = False
+    auth: bool = True
     brakes: Brakes = field(default_factory=Brakes)
     concurrency: int = 8
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What is switched on, in the terms of `Kind.needs`."""
+        return frozenset({"", *(["auth"] * self.auth), *(["workspaces"] * self.workspaces_on)})
 
     def header(self, workspace: str) -> str | None:
         """The workspace to send with a call: none where workspaces are off."""
@@ -70,14 +77,33 @@ def observe(target: Target, wanted: Sequence[Desired], *, every_kind: bool) -> t
     ledger = Ledger.read(snapshot, target.login_secret)
     names = {d.key.kind for d in wanted} | {r.kind for d in wanted for r in d.requires}
     if every_kind:
-        names |= {k.name for k in target.kinds.values() if not k.ledgered}
+        names |= {k.name for k in observable(target) if not k.ledgered}
         names |= set(ledger.owned_kinds(target.owner))
+    return _observe(target, snapshot, ledger, names, wanted), ledger
+
+
+def observe_all(target: Target) -> list[Observed]:
+    """Every object of every kind that the server offers."""
+    snapshot = Snapshot(target.api, target.workspaces, workspaces_on=target.workspaces_on)
+    ledger = Ledger.read(snapshot, target.login_secret)
+    names = {k.name for k in observable(target)}
+    return _observe(target, snapshot, ledger, names, ())
+
+
+def observable(target: Target) -> list[Kind]:
+    """The kinds that this server offers: no users without auth, no workspaces without workspaces."""
+    return [k for k in target.kinds.values() if k.needs in target.offers]
+
+
+def _observe(
+    target: Target, snapshot: Snapshot, ledger: Ledger, names: Iterable[str], wanted: Sequence[Desired]
+) -> list[Observed]:
     found: list[Observed] = []
     for name in sorted(names):
         kind = target.kinds[name]
         mine = [d for d in wanted if d.key.kind == name]
         found.extend(_with_ledger(kind, kind.observe(snapshot, mine), ledger))
-    return found, ledger
+    return found
 
 
 def _with_ledger(kind: Kind, observed: Iterable[Observed], ledger: Ledger) -> Iterable[Observed]:

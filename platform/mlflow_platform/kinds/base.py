@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from mlflow_platform.errors import Problem
 from mlflow_platform.model.base import Document
@@ -70,6 +70,8 @@ class Kind(ABC):
     traits: ClassVar[Traits]
     ledgered: ClassVar[bool] = False
     """The object cannot bear a tag: its mark, and HMACs of its secrets, live in the ledger."""
+    needs: ClassVar[Literal["", "auth", "workspaces"]] = ""
+    """What a server must have switched on to offer objects of the kind."""
 
     @abstractmethod
     def desired(self, document: Document) -> Iterator[Desired]:

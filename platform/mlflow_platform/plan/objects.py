@@ -42,6 +42,11 @@ class Action(StrEnum):
         """Whether it gives up something that is ours: what the brake counts."""
         return self in (Action.REPLACE, Action.FORGET, Action.DELETE)
 
+    @property
+    def past(self) -> str:
+        """The action as done: `created`, `forgotten`."""
+        return {"adopt": "adopted", "forget": "forgotten"}.get(self.value, f"{self.value}d")
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:

@@ -26,13 +26,17 @@ FORMAT = "mlplatform.io/plan.v1"
 
 @dataclass(frozen=True)
 class SavedPlan:
-    """The part of a saved plan that concerns one server. `desired` tells observers what was wanted."""
+    """The part of a saved plan that concerns one server. `desired` tells observers what was wanted.
+
+    `document` is the TrackingServer document where there is one (it names secrets, it holds none).
+    """
 
     server: str
     uri: str
     owner: str
     plan: Plan
     desired: tuple[Desired, ...]
+    document: Mapping[str, Any] | None = None
 
 
 def stale(saved: SavedPlan, observed: Mapping[Key, Observed]) -> list[Key]:
@@ -51,6 +55,7 @@ def dump(saved: SavedPlan) -> dict[str, Any]:
         "server": saved.server,
         "uri": saved.uri,
         "owner": saved.owner,
+        "document": saved.document,
         "owned": saved.plan.owned,
         "declared": saved.plan.declared,
         "unchanged": saved.plan.unchanged,
@@ -70,7 +75,7 @@ def load(data: Mapping[str, Any]) -> SavedPlan:
             unchanged=data["unchanged"],
         )
         desired = tuple(_load_desired(d) for d in data["desired"])
-        return SavedPlan(data["server"], data["uri"], data["owner"], plan, desired)
+        return SavedPlan(data["server"], data["uri"], data["owner"], plan, desired, data["document"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(
             f"the saved plan is damaged ({type(error).__name__}: {error})",

@@ -1,0 +1,84 @@
+"""From an address and a login, or a TrackingServer document, to a target of the engine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mlflow_platform.adapters.mlflow import MlflowApi
+from mlflow_platform.apply.rounds import Target
+from mlflow_platform.kinds.registry import KINDS
+from mlflow_platform.model import TrackingServer
+from mlflow_platform.model.base import SecretReference
+from mlflow_platform.plan.brakes import Brakes
+from mlflow_platform.plan.objects import SecretRef
+
+
+class Secrets(Protocol):
+    """Where secret values are found. Raises `BadInput` where there is none."""
+
+    def resolve(self, name: str, key: str, namespace: str = "default") -> str: ...
+
+
+def connect(
+    tracking_uri: str,
+    username: str | None,
+    password: str | None,
+    *,
+    owner: str,
+    secrets: Secrets,
+    ca: str | None = None,
+    ledger_key: str | None = None,
+    brakes: Brakes | None = None,
+    concurrency: int = 8,
+    requests_per_second: int | None = None,
+) -> Target:
+    """Probe the server and describe it. `ca` is PEM text.
+
+    Raises `Fatal` where it cannot be reached, is no MLflow server, or refuses the login.
+    """
+    api = MlflowApi(
+        tracking_uri,
+        username,
+        password,
+        ca=ca,
+        concurrency=concurrency,
+        requests_per_second=requests_per_second,
+    )
+    features = api.features()
+
+    def resolve(ref: SecretRef) -> str:
+        return secrets.resolve(ref.name, ref.key, ref.namespace)
+
+    return Target(
+        api,
+        owner,
+        KINDS,
+        resolve,
+        login_secret=ledger_key or password or "",
+        workspaces=features.workspaces,
+        workspaces_on=features.workspaces_on,
+        auth=features.auth,
+        brakes=brakes or Brakes(),
+        concurrency=concurrency,
+    )
+
+
+def connect_documented(server: TrackingServer, owner: str, secrets: Secrets) -> Target:
+    """The target that a TrackingServer document describes."""
+    spec = server.spec
+
+    def value(ref: SecretReference | None) -> str | None:
+        return secrets.resolve(ref.name, ref.key, server.metadata.namespace) if ref else None
+
+    return connect(
+        spec.trackingUri,
+        value(spec.credentials.usernameSecretRef if spec.credentials else None),
+        value(spec.credentials.passwordSecretRef if spec.credentials else None),
+        owner=owner,
+        secrets=secrets,
+        ca=value(spec.caSecretRef),
+        ledger_key=value(spec.ledgerKeySecretRef),
+        brakes=Brakes(spec.brakes.maxLossPercent, spec.brakes.minimumOwned),
+        concurrency=spec.concurrency,
+        requests_per_second=spec.requestsPerSecond,
+    )

@@ -1,0 +1,134 @@
+"""From documents, options and the environment to the servers a command works on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlflow_platform.errors import BadInput
+
+if TYPE_CHECKING:
+    from mlflow_platform.apply.rounds import Target
+    from mlflow_platform.config import Configuration
+    from mlflow_platform.model import TrackingServer
+    from mlflow_platform.plan.objects import Desired
+
+DEFAULT_SERVER = "default"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the server `default` is. `explicit`: it was said on the command line, which beats documents.
+
+    `secrets` is a folder, `env:PREFIX`, or None.
+    """
+
+    tracking_uri: str | None = None
+    username: str | None = None
+    password: str | None = None
+    secrets: str | None = None
+    explicit: bool = False
+
+    def __repr__(self) -> str:
+        return f"Connection({self.tracking_uri!r})"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One server with the objects declared for it."""
+
+    server: str
+    uri: str
+    target: Target
+    desired: tuple[Desired, ...]
+    document: TrackingServer | None = None
+
+
+def connection(tracking_uri: str | None, secrets: str | None) -> Connection:
+    """The option first, then MLFLOW_TRACKING_*, then the local stack. Passwords never come as options."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    found = Connection(uri, user, password, secrets, explicit=tracking_uri is not None)
+    from mlflow_platform.local import endpoints
+
+    local = endpoints()
+    if local and uri in (None, local.tracking_uri):
+        return replace(
+            found,
+            tracking_uri=local.tracking_uri,
+            username=user or local.username,
+            password=password or local.password,
+            secrets=secrets or str(local.secrets_dir),
+        )
+    return found
+
+
+def sites(configuration: Configuration, project: str | None, wanted: Connection) -> list[Site]:
+    """The servers that the documents name, each probed, with the objects declared for it.
+
+    `default` is the one given on the command line, else the TrackingServer document of that name, else
+    the one of the environment or the local stack. Raises `BadInput` where a server is not known.
+    """
+    from mlflow_platform.adapters.servers import connect, connect_documented
+    from mlflow_platform.config.secrets import secret_source
+    from mlflow_platform.model import TrackingServer
+
+    owner = owner_name(configuration, project)
+    source = secret_source(wanted.secrets)
+    documents = {
+        d.document.metadata.name: d.document
+        for d in configuration.documents
+        if isinstance(d.document, TrackingServer)
+    }
+    if wanted.explicit:
+        documents.pop(DEFAULT_SERVER, None)
+    found = []
+    for name, objects in sorted(_declared(configuration).items()):
+        if name in documents:
+            target = connect_documented(documents[name], owner, source)
+            uri = documents[name].spec.trackingUri
+            found.append(Site(name, uri, target, tuple(objects), documents[name]))
+        elif name != DEFAULT_SERVER:
+            known = ", ".join(sorted({*documents, DEFAULT_SERVER}))
+            raise BadInput(
+                f"documents name the server {name!r}, but no TrackingServer document has that name",
+                remedy=f"add one, or correct spec.server (known: {known})",
+            )
+        elif wanted.tracking_uri is None:
+            raise BadInput(
+                "no tracking server: none is given and no local stack is running",
+                remedy="pass --tracking-uri, set MLFLOW_TRACKING_URI, or start one with `mlplatform up`",
+            )
+        else:
+            uri = wanted.tracking_uri
+            target = connect(uri, wanted.username, wanted.password, owner=owner, secrets=source)
+            found.append(Site(name, uri, target, tuple(objects)))
+    return found
+
+
+def owner_name(configuration: Configuration, project: str | None) -> str:
+    """`project:<name>`; the name is never guessed, since it decides what may be given up."""
+    name = project or configuration.project
+    if not name:
+        raise BadInput(
+            "these documents have no project name, so it is unknown which objects on the server are theirs",
+            remedy='write `project = "some-name"` into mlplatform.toml beside them, or pass --project',
+        )
+    return f"project:{name}"
+
+
+def _declared(configuration: Configuration) -> dict[str, list[Desired]]:
+    """Desired objects by server; the server `default` also where nothing is declared at all."""
+    from mlflow_platform.kinds.registry import KINDS
+
+    found: dict[str, list[Desired]] = {}
+    for loaded in configuration.documents:
+        if loaded.document.kind == "TrackingServer":
+            continue
+        where = loaded.where()
+        group = found.setdefault(loaded.document.spec.server, [])
+        group.extend(
+            replace(item, where=where) for item in KINDS[loaded.document.kind].desired(loaded.document)
+        )
+    return found or {DEFAULT_SERVER: []}
