@@ -6,9 +6,12 @@ kube-apiserver to accept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 API_VERSION: Final = "mlplatform.io/v1alpha1"
 
@@ -32,10 +35,82 @@ Namespace = Annotated[
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 
 
-class Model(BaseModel):
-    """Base of everything in a document: unknown fields are mistakes, values never change."""
+#: What a pattern of the model allows, in words, for messages. Tests keep it complete.
+PATTERNS: dict[str, str] = {
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$": (
+        "use lower-case letters, digits, dashes and dots, a letter or digit at both ends"
+    ),
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": (
+        "use lower-case letters, digits and dashes, a letter or digit at both ends"
+    ),
+    r"^[-._a-zA-Z0-9]+$": "use letters, digits, dots, dashes and underscores",
+}
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=False)
+#: Fields that kube-apiserver adds to metadata; what `kubectl get -o yaml` prints can be given back.
+SERVER_FIELDS: Final = frozenset(
+    (
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "managedFields",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    )
+)
+
+Step = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A mistake that is not about one field's type: where in the document, what, and the remedy."""
+
+    path: tuple[Step, ...]
+    what: str
+    remedy: str
+
+    def under(self, *head: Step) -> Mistake:
+        """The same mistake, seen from further up."""
+        return Mistake((*head, *self.path), self.what, self.remedy)
+
+
+def refuse(what: str, remedy: str) -> PydanticCustomError:
+    """What a validator of one field raises; the message's place is that field."""
+    return PydanticCustomError("mistake", "{what}: {remedy}", {"what": what, "remedy": remedy})
+
+
+def repeated(field: str, names: Sequence[str], noun: str) -> Iterator[Mistake]:
+    """A mistake for every entry of the list `field` whose name an entry before it has."""
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        if name in seen:
+            yield Mistake((field, i), f"the {noun} {name!r} is listed twice", "remove one of the two")
+        seen.add(name)
+
+
+def dotted(path: tuple[Step, ...]) -> str:
+    """A path for people: `spec.tags.team`, `spec.versions[0]`, `spec.tags["a.b"]`."""
+    out = ""
+    for step in path:
+        if isinstance(step, int):
+            out += f"[{step}]"
+        elif step.replace("_", "a").replace("-", "a").isalnum():
+            out += f".{step}" if out else step
+        else:
+            out += f'["{step if len(step) <= 60 else step[:57] + "..."}"]'
+    return out
+
+
+class Model(BaseModel):
+    """Base of everything in a document: unknown fields are mistakes, values never change, and a value
+    of another type is never converted, because kube-apiserver would not convert it either."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=False)
 
 
 class Metadata(Model):
@@ -62,7 +137,18 @@ class SecretReference(Model):
     )
 
 
-class ObjectSpec(Model):
+class Spec(Model):
+    """The `spec` of a document."""
+
+    def mistakes(self, default_name: str) -> Iterator[Mistake]:  # noqa: ARG002 - for those who override it
+        """What is wrong between fields that are each right; paths start below `spec`.
+
+        `default_name` is the document's metadata.name, the object's name where none is given.
+        """
+        return iter(())
+
+
+class ObjectSpec(Spec):
     """Fields that every declared object of a tracking server has."""
 
     name: Name | None = Field(None, description="MLflow's name of the object. Default: metadata.name.")
@@ -88,6 +174,20 @@ class Document(Model):
     metadata: Metadata
     spec: Any
     status: dict[str, Any] | None = Field(None, description="Written by the operator; ignored as input.")
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """What is wrong between fields that are each right."""
+        if isinstance(self.spec, Spec):
+            for mistake in self.spec.mistakes(self.metadata.name):
+                yield mistake.under("spec")
+
+    @model_validator(mode="after")
+    def _without_mistakes(self) -> Document:
+        found = tuple(self.mistakes())
+        if found:
+            text = "; ".join(f"{dotted(m.path)}: {m.what} ({m.remedy})" for m in found)
+            raise PydanticCustomError("mistakes", "{text}", {"text": text, "mistakes": found})
+        return self
 
     @property
     def origin(self) -> str:
