@@ -1,0 +1,239 @@
+"""Real Kubernetes for tests: an API server alone, or a whole cluster of one node.
+
+Both are built from source by `build-binaries`; the scripts of this folder do the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+#: Each test session's own state; the name ends in the session's pid, so that what a killed one left is known.
+STATE = Path("/var/lib")
+STATE_PREFIX = "mlplatform-test-"
+
+
+class Missing(RuntimeError):
+    """Something these tests need is not on this machine; the message says what to install."""
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """A running API server, spoken to with its own kubectl."""
+
+    kubeconfig: Path
+    kubectl_path: Path
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
+        """Standard output of a kubectl command; AssertionError with kubectl's own words if it fails."""
+        done = self.try_kubectl(*arguments, stdin=stdin, timeout=timeout)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr.strip()}"
+        return done.stdout
+
+    def try_kubectl(
+        self, *arguments: str, stdin: str | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self.kubectl_path), "--kubeconfig", str(self.kubeconfig), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def apply(self, *objects: dict[str, Any], namespace: str = "default") -> None:
+        self.kubectl("--namespace", namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+
+@dataclass(frozen=True)
+class Cluster(Kubernetes):
+    """A one-node cluster: pods really run."""
+
+    folder: Path
+
+    def load(self, image: str) -> None:
+        """Build the named image of this folder's `image` script and put it into the cluster."""
+        archive = script("image", image).strip()
+        script("load", archive, environment={"CLUSTER_DIR": str(self.folder)})
+
+
+def script(
+    name: str, *arguments: str, environment: dict[str, str] | None = None, timeout: float = 1800
+) -> str:
+    """Standard output of a script of this folder; `Missing` with its own message if it fails.
+
+    A script may leave processes behind that hold its standard error: so that goes to a file.
+    """
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+        done = subprocess.run(
+            [str(HERE / name), *arguments],
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        errors.seek(0)
+        if done.returncode != 0:
+            raise Missing(f"tests/cluster/{name} {' '.join(arguments)}: {errors.read().strip()}")
+    return done.stdout
+
+
+def program(name: str, *, package: str) -> str:
+    """Path of a program of this machine."""
+    found = shutil.which(name)
+    if found is None:
+        raise Missing(f"needs the program {name}: apt-get install {package}")
+    return found
+
+
+@contextlib.contextmanager
+def control_plane(folder: Path) -> Iterator[Kubernetes]:
+    """kube-apiserver and etcd on free ports of the loopback, as any user; nothing runs pods.
+
+    `folder` holds data, keys and logs. The processes end with this one, even if it is killed.
+    """
+    binaries = Path(script("build-binaries", "control-plane").strip())
+    openssl = program("openssl", package="openssl")
+    folder.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(16)
+    tokens = folder / "tokens.csv"
+    tokens.touch(mode=0o600)
+    tokens.write_text(f"{token},admin,admin,system:masters\n")
+    key = folder / "service-accounts.key"
+    subprocess.run([openssl, "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+    with _free_ports(3) as ports:
+        etcd_port, peer_port, api_port = ports
+    etcd = f"http://127.0.0.1:{etcd_port}"
+    certificates = folder / "certificates"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            _process(
+                folder / "etcd.log",
+                *(
+                    binaries / "etcd",
+                    "--data-dir",
+                    folder / "etcd",
+                    "--unsafe-no-fsync",
+                    "--log-level",
+                    "warn",
+                ),
+                *("--listen-client-urls", etcd, "--advertise-client-urls", etcd),
+                *("--listen-peer-urls", f"http://127.0.0.1:{peer_port}"),
+                *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer_port}"),
+                *("--initial-cluster", f"default=http://127.0.0.1:{peer_port}"),
+            )
+        )
+        api = stack.enter_context(
+            _process(
+                folder / "kube-apiserver.log",
+                *(binaries / "kube-apiserver", "--etcd-servers", etcd, "--cert-dir", certificates),
+                *("--bind-address", "127.0.0.1", "--secure-port", str(api_port), "--token-auth-file", tokens),
+                *("--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.0.0.0/24"),
+                *("--service-account-key-file", key, "--service-account-signing-key-file", key),
+                *("--service-account-issuer", "https://kubernetes.default.svc"),
+                # No controller makes service accounts here, and pods would wait for them.
+                *("--disable-admission-plugins", "ServiceAccount"),
+            )
+        )
+        kubeconfig = folder / "admin.kubeconfig"
+        server = Kubernetes(kubeconfig, binaries / "kubectl")
+        deadline = time.monotonic() + 60
+        while True:
+            if (certificates / "apiserver.crt").exists() and not kubeconfig.exists():
+                _write_kubeconfig(
+                    kubeconfig, f"https://127.0.0.1:{api_port}", certificates / "apiserver.crt", token
+                )
+            if kubeconfig.exists() and server.try_kubectl("get", "--raw", "/readyz").returncode == 0:
+                break
+            assert api.poll() is None, f"kube-apiserver stopped: {_tail(folder / 'kube-apiserver.log')}"
+            assert time.monotonic() < deadline, f"no API after 60 s: {_tail(folder / 'kube-apiserver.log')}"
+            time.sleep(0.2)
+        yield server
+
+
+@contextlib.contextmanager
+def one_node_cluster(name: str = "") -> Iterator[Cluster]:
+    """A whole cluster of this session's own; needs root. Stopped, with all its state, on the way out."""
+    for left in STATE.glob(f"{STATE_PREFIX}*"):
+        pid = left.name.removeprefix(STATE_PREFIX).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            script("down", environment={"CLUSTER_DIR": str(left)})
+            shutil.rmtree(left)
+    folder = STATE / f"{STATE_PREFIX}{os.getpid()}{name and '-' + name}"
+    environment = {"CLUSTER_DIR": str(folder)}
+    try:
+        kubeconfig = Path(script("up", environment=environment).strip())
+        binaries = Path(script("build-binaries", "node").strip())
+        yield Cluster(kubeconfig, binaries / "kubectl", folder)
+        script("down", environment=environment)
+        shutil.rmtree(folder)
+    finally:
+        if folder.exists():
+            script("down", environment=environment)  # its logs stay: they say what went wrong
+
+
+@contextlib.contextmanager
+def _free_ports(count: int) -> Iterator[list[int]]:
+    """Ports that nobody listens on, all different because they are held together until found."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for s in held:
+            s.bind(("127.0.0.1", 0))
+        ports = [s.getsockname()[1] for s in held]
+    yield ports
+
+
+@contextlib.contextmanager
+def _process(log: Path, *command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that ends with the block, or with this process however it ends."""
+    with log.open("wb") as out:
+        running = subprocess.Popen(
+            [program("setpriv", package="util-linux"), "--pdeathsig", "KILL", *map(str, command)],
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+        )
+    try:
+        yield running
+    finally:
+        running.terminate()
+        try:
+            running.wait(10)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+
+
+def _write_kubeconfig(path: Path, server: str, authority: Path, token: str) -> None:
+    path.touch(mode=0o600)
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": server, "certificate-authority": str(authority)}}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }
+    path.write_text(yaml.safe_dump(content))
+
+
+def _tail(log: Path, characters: int = 2000) -> str:
+    return log.read_text(errors="replace")[-characters:]

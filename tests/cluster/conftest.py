@@ -1,0 +1,46 @@
+"""Fixtures: `control_plane` (a real API server, any user) and `cluster` (one node, needs root).
+
+Where something they need is missing, the tests fail and say what to install: a skipped
+test is not a passed one. Both are started at most once a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cluster import clusters
+
+#: The first use on a machine builds Kubernetes: about 7 minutes on 2 idle cores.
+FIRST_USE_SECONDS = 2400
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(FIRST_USE_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Kubernetes]:
+    """kube-apiserver and etcd: for what the API server itself checks (schemas, CEL, server-side apply)."""
+    with clusters.control_plane(tmp_path_factory.mktemp("control-plane")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[clusters.Cluster]:
+    """A whole cluster of one node with the `python` image loaded."""
+    with clusters.one_node_cluster() as running:
+        running.load("python")
+        yield running
+
+
+@pytest.fixture
+def namespace(cluster: clusters.Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own, gone with all it holds when the test ends."""
+    name = request.node.name.replace("_", "-").split("[")[0][:60].strip("-")
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--timeout=100s")
