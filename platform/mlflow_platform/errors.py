@@ -88,7 +88,14 @@ class BadDocuments(BadInput):
 
 
 class Rejected(PlatformError):
-    """The server refused this object; repeating the same request will not help."""
+    """The server refused this object; repeating the same request will not help.
+
+    `code` is MLflow's error_code (`RESOURCE_DOES_NOT_EXIST`, ...), empty where there is none.
+    """
+
+    def __init__(self, what: str, *, code: str = "", remedy: str = "", where: Location | None = None) -> None:
+        super().__init__(what, remedy=remedy, where=where)
+        self.code = code
 
 
 class Blocked(PlatformError):
@@ -96,11 +103,18 @@ class Blocked(PlatformError):
 
 
 class Transient(PlatformError):
-    """A passing fault (time-out, 429, 5xx, connection lost); may succeed when repeated."""
+    """A passing fault (time-out, 429, 5xx, connection lost); may succeed when repeated.
 
-    def __init__(self, what: str, *, retry_after: float | None = None, remedy: str = "") -> None:
+    `retry_after` is in seconds, as the server asked. `uncertain`: the request may have been carried out,
+    so the object must be looked at again before the request is repeated.
+    """
+
+    def __init__(
+        self, what: str, *, retry_after: float | None = None, uncertain: bool = False, remedy: str = ""
+    ) -> None:
         super().__init__(what, remedy=remedy)
         self.retry_after = retry_after
+        self.uncertain = uncertain
 
 
 class Fatal(PlatformError):

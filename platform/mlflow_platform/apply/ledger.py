@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 
 from mlflow_platform.errors import Rejected
 from mlflow_platform.kinds.base import Api, Snapshot
-from mlflow_platform.kinds.lists import experiments
+from mlflow_platform.kinds.lists import LEDGER_EXPERIMENT, experiments
 from mlflow_platform.plan.objects import Key, Mark, Path
 
-LEDGER_EXPERIMENT = "mlplatform-ledger"
 _SALT = "mlplatform.io/salt"
 _ENTRY = "mlplatform.io/entry/"
 #: RFC 7914's interactive parameters: 16 MiB and about 50 ms, once a process.

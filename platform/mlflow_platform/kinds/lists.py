@@ -8,6 +8,8 @@ from mlflow_platform.kinds.base import Json, Snapshot, pages
 
 #: mlflow/store/tracking/__init__.py: SEARCH_MAX_RESULTS_THRESHOLD, the largest page of a search.
 MAX_EXPERIMENTS_A_PAGE = 50_000
+#: The reserved experiment that holds the ledger: no document declares it, no kind shows it.
+LEDGER_EXPERIMENT = "mlplatform-ledger"
 
 
 def experiments(snapshot: Snapshot, workspace: str) -> list[Json]:
