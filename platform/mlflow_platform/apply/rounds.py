@@ -140,7 +140,27 @@ def plan_round(target: Target, desired: Sequence[Desired], scope: Scope) -> Roun
         adopt_all=scope.adopt_all,
         stalled=problems,
     )
-    return Round(plan, tuple(wanted), {o.key: o for o in observed}, ledger)
+    return Round(_reviewed(target, plan, wanted), tuple(wanted), {o.key: o for o in observed}, ledger)
+
+
+def _reviewed(target: Target, plan: Plan, wanted: Iterable[Desired]) -> Plan:
+    """The plan with changes that are sure to be refused as problems."""
+    problems: dict[Key, ObjectProblem] = {}
+    for change in plan.changes:
+        secrets = {path: target.resolve(ref) for path, ref in change.secrets.items()}
+        problem = target.kinds[change.key.kind].review(change, secrets)
+        if problem:
+            problems[change.key] = ObjectProblem(change.key, change.origin, problem)
+    if not problems:
+        return plan
+    places = {d.key: d.where for d in wanted if d.key in problems}
+    for key, item in problems.items():
+        problems[key] = replace(item, problem=replace(item.problem, where=places.get(key)))
+    return replace(
+        plan,
+        changes=tuple(c for c in plan.changes if c.key not in problems),
+        problems=(*plan.problems, *problems.values()),
+    )
 
 
 def with_secrets(item: Desired, resolve: Resolve, ledger: Ledger) -> Desired:

@@ -202,7 +202,7 @@ def _round(site: Site, scope: Scope) -> Round:
 
 
 def _print_plans(found: Sequence[tuple[Site, Plan]], as_json: bool) -> int:
-    output.print_plans([(site.server, site.uri, plan) for site, plan in found], as_json)
+    output.print_plans(found, as_json)
     if any(plan.problems for _, plan in found):
         return EXIT_ERROR
     return EXIT_OK if all(plan.empty for _, plan in found) else EXIT_DIFFERENCES

@@ -16,6 +16,7 @@ from mlflow_platform.errors import EXIT_ERROR, EXIT_OK
 
 if TYPE_CHECKING:
     from mlflow_platform.apply.execute import Result
+    from mlflow_platform.cli.targets import Site
     from mlflow_platform.plan.engine import Plan
 
 
@@ -37,17 +38,25 @@ def write_private(path: Path, data: Any) -> None:
     temporary.replace(path)
 
 
-def print_plans(plans: Sequence[tuple[str, str, Plan]], as_json: bool) -> None:
-    """Plans of (server, address), with a heading each where there are several."""
+def print_plans(plans: Sequence[tuple[Site, Plan]], as_json: bool) -> None:
+    """Plans by server, with a heading each where there are several; as JSON with the requests they took."""
     from mlflow_platform.plan import render
 
     if as_json:
-        found = [{"server": server, "uri": uri, **render.as_json(plan)} for server, uri, plan in plans]
+        found = [
+            {
+                "server": site.server,
+                "uri": site.uri,
+                "requests": {k: site.target.api.sent.get(k, 0) for k in ("reads", "writes")},
+                **render.as_json(plan),
+            }
+            for site, plan in plans
+        ]
         print_json({"servers": found})
         return
-    for server, uri, plan in plans:
+    for site, plan in plans:
         if len(plans) > 1:
-            click.echo(style(f"{server} ({uri})", "blue"))
+            click.echo(style(f"{site.server} ({site.uri})", "blue"))
         for line in render.as_text(plan, style):
             click.echo(line)
 

@@ -22,6 +22,10 @@ class Api(Protocol):
     decoded JSON object. Raises `Rejected` (with `.code`, MLflow's error_code), `Transient`, `Fatal`.
     """
 
+    @property
+    def sent(self) -> Mapping[str, int]:
+        """Requests sent so far; `reads` and `writes` add up to all."""
+
     def call(
         self,
         method: str,

@@ -1,0 +1,1 @@
+"""Benchmarks: one command each, printing ratios that were measured side by side in one run."""
