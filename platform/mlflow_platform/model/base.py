@@ -44,6 +44,15 @@ PATTERNS: dict[str, str] = {
         "use lower-case letters, digits and dashes, a letter or digit at both ends"
     ),
     r"^[-._a-zA-Z0-9]+$": "use letters, digits, dots, dashes and underscores",
+    r"^[/\w.\- :]+$": "use letters, digits, spaces and / . - _ :",
+    r"^[\w\-]+$": "use letters, digits, dashes and underscores",
+    r"^[A-Za-z0-9][-_.A-Za-z0-9]*$": (
+        "use letters, digits, dots, dashes and underscores, a letter or digit first"
+    ),
+    r"^[0-9a-zA-Z][-_0-9a-zA-Z]*$": "write the run's id, as MLflow shows it",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "use letters, digits and underscores, no digit first",
+    r"^https?://": "write an address that begins with https:// or http://",
+    r"\S": "write something that is not blank",
 }
 
 #: Fields that kube-apiserver adds to metadata; what `kubectl get -o yaml` prints can be given back.
@@ -179,7 +188,8 @@ class Document(Model):
         """What is wrong between fields that are each right."""
         if isinstance(self.spec, Spec):
             for mistake in self.spec.mistakes(self.metadata.name):
-                yield mistake.under("spec")
+                by_default = mistake.path == ("name",) and getattr(self.spec, "name", None) is None
+                yield mistake.under("metadata" if by_default else "spec")
 
     @model_validator(mode="after")
     def _without_mistakes(self) -> Document:

@@ -53,6 +53,10 @@ class ExperimentSpec(ObjectSpec):
         if self.name is None and default_name in RESERVED_NAMES:
             what = f"{default_name!r} is reserved: the platform keeps its records there"
             yield Mistake(("name",), what, "use another name")
+        # mlflow/store/tracking: runs that name no experiment go to experiment 0, which is called so
+        if (self.name or default_name) == "Default" and self.deletionPolicy == "Delete":
+            what = "MLflow puts every run that names no experiment into Default, so it must not be deleted"
+            yield Mistake(("deletionPolicy",), what, "write deletionPolicy: Retain, or leave it out")
         yield from repeated("grants", [grant.user for grant in self.grants], "user")
 
 

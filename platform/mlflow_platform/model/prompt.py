@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from mlflow_platform.model.base import Document, Model, ObjectSpec
-from mlflow_platform.model.fields import AliasName, Description, Tags, VersionKey, Workspace
+from mlflow_platform.model.base import Document, Mistake, Model, ObjectSpec, repeated
+from mlflow_platform.model.fields import AliasName, Description, Tags, VersionKey, Workspace, alias_mistakes
 
-#: mlflow/utils/validation.py: a prompt's text is a version tag of at most 100,000 characters.
-Template = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+#: mlflow/utils/validation.py: a prompt's text, or its messages as JSON, is a version tag, whose length
+#: MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH bounds.
+MAX_TEXT = 100_000
+Template = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
+#: mlflow/prompt/constants.py: PROMPT_NAME_RULE.
+_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 
 
 class ChatMessage(Model):
@@ -32,6 +39,24 @@ class PromptVersion(Model):
     )
     commitMessage: Description | None = Field(None, description="Why this version was made.")
     tags: Tags = Field(default_factory=dict, description="Tags of the version.")
+
+    @property
+    def content(self) -> str:
+        """What makes it another version than others: the text, or the messages as JSON."""
+        if self.messages is None:
+            return self.template or ""
+        return json.dumps([message.model_dump() for message in self.messages])
+
+    def mistakes(self) -> Iterator[Mistake]:
+        if self.template is not None and self.messages is not None:
+            what = "the version has a template and messages"
+            yield Mistake(("messages",), what, "keep template for a text prompt, messages for a chat")
+        elif self.template is None and self.messages is None:
+            what = "the version has neither a template nor messages"
+            yield Mistake((), what, "add template for a text prompt, messages for a chat")
+        elif len(self.content) > MAX_TEXT:
+            what = f"the messages have {len(self.content):,} characters as JSON; MLflow takes {MAX_TEXT:,}"
+            yield Mistake(("messages",), what, "shorten them")
 
 
 class PromptAlias(Model):
@@ -56,6 +81,23 @@ class PromptSpec(ObjectSpec):
     aliases: Annotated[dict[AliasName, PromptAlias], Field(max_length=64)] = Field(
         default_factory=dict, description="Aliases; those not declared here are left alone."
     )
+
+    def mistakes(self, default_name: str) -> Iterator[Mistake]:
+        name = self.name or default_name
+        if not _NAME.fullmatch(name) or name in (".", ".."):
+            what = f"MLflow takes no prompt named {name!r}"
+            yield Mistake(("name",), what, "use letters, digits, dots, dashes and underscores")
+        yield from repeated("versions", [version.key for version in self.versions], "version key")
+        first: dict[tuple[bool, str], str] = {}
+        for i, version in enumerate(self.versions):
+            found = [mistake.under("versions", i) for mistake in version.mistakes()]
+            yield from found
+            content = (version.messages is None, version.content)
+            if not found and first.setdefault(content, version.key) != version.key:
+                what = f"the version {version.key!r} has the same content as {first[content]!r}"
+                yield Mistake(("versions", i), what, "remove one of the two, or change its text")
+        aliases: dict[str, str | None] = {alias: target.key for alias, target in self.aliases.items()}
+        yield from alias_mistakes(aliases, {version.key for version in self.versions})
 
 
 class Prompt(Document):
