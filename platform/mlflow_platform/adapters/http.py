@@ -13,15 +13,17 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 #: A kept connection is not used again after this many seconds: the servers MLflow runs on close theirs
 #: after 5 (uvicorn/config.py: timeout_keep_alive) and 2 (gunicorn/config.py: Keepalive), and a request
 #: sent into that moment may or may not have been carried out.
 _MAX_IDLE = 1.5
+#: Below this many seconds it is not even asked whether the server has closed it meanwhile.
+_SURELY_OPEN = 0.05
+#: A time-out of zero would mean one of a socket's other modes.
+_SHORTEST = 0.001
 
 
 class NotSent(Exception):
@@ -41,69 +43,54 @@ class Answer:
     body: bytes
 
 
-class _DeadlineReader(io.RawIOBase):
-    """A socket's incoming bytes until a deadline, whatever the pace at which they come."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        self._sock.settimeout(left)
-        return self._raw.readinto(buffer) or 0
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Response(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, deadline: float, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = io.BufferedReader(_DeadlineReader(sock, deadline), 65536)
-
-
 class Connections:
     """Kept connections to one server. Thread-safe: a connection serves one request at a time."""
 
     def __init__(
-        self, scheme: str, host: str, port: int, *, tls: ssl.SSLContext | None, connect_timeout: float
+        self,
+        scheme: str,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None,
+        connect_timeout: float,
+        timeout: float,
     ) -> None:
+        shown = f"[{host}]" if ":" in host else host
+        default = 443 if scheme == "https" else 80
+        self._host_header = f"Host: {shown}{'' if port == default else f':{port}'}\r\n"
         self._scheme, self._host, self._port = scheme, host, port
         self._tls = tls
         self._connect_timeout = connect_timeout
+        self._timeout = timeout
         self._idle: deque[tuple[http.client.HTTPConnection, float]] = deque()
 
-    def request(
-        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: float
-    ) -> Answer:
-        """Send one request and read its answer, all within `timeout` seconds.
+    def request(self, method: str, target: str, headers: str, body: bytes | None) -> Answer:
+        """Send one request and read its answer, all within the time-out. `headers` are whole lines.
 
         Raises `NotSent` or `NoAnswer`; nothing is ever sent twice.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + self._timeout
         connection = self._take(deadline)
+        length = f"Content-Length: {len(body)}\r\n" if body is not None else ""
+        head = f"{method} {target} HTTP/1.1\r\n{self._host_header}{headers}{length}\r\n".encode("ascii")
         try:
-            connection.request(method, target, body, headers)
-            connection.response_class = partial(_Response, deadline=deadline)  # type: ignore[assignment]
-            with connection.getresponse() as response:
+            # One segment: http.client would send head and body apart.
+            connection.sock.sendall(head if body is None else head + body)
+            with _Response(connection.sock, method, deadline, self._timeout) as response:
+                response.begin()
                 answer = Answer(response.status, response.headers, response.read())
+                keep = not response.will_close
         except (OSError, http.client.HTTPException, ValueError) as error:
             connection.close()
             raise NoAnswer from error
         except BaseException:  # a KeyboardInterrupt must not leave half an answer to the next caller
             connection.close()
             raise
-        if connection.sock is not None:
+        if keep:
             self._idle.append((connection, time.monotonic()))
+        else:
+            connection.close()
         return answer
 
     def close(self) -> None:
@@ -117,26 +104,62 @@ class Connections:
             try:
                 connection, since = self._idle.pop()
             except IndexError:
-                break
-            sock = connection.sock
-            if sock is not None and now - since < _MAX_IDLE and not _readable(sock):
-                sock.settimeout(deadline - now)
+                return self._open(deadline)
+            idle = now - since
+            if idle < _MAX_IDLE and (idle < _SURELY_OPEN or not _readable(connection.sock)):
+                if connection.sock.gettimeout() != self._timeout:
+                    connection.sock.settimeout(self._timeout)
                 return connection
             connection.close()
-        wait = max(0.001, min(self._connect_timeout, deadline - now))
-        if self._scheme == "https":
-            connection = http.client.HTTPSConnection(self._host, self._port, timeout=wait, context=self._tls)
-        else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=wait)
+
+    def _open(self, deadline: float) -> http.client.HTTPConnection:
+        wait = min(self._connect_timeout, self._timeout)
+        connection = (
+            http.client.HTTPConnection(self._host, self._port, timeout=wait)
+            if self._scheme == "http"
+            else http.client.HTTPSConnection(self._host, self._port, timeout=wait, context=self._tls)
+        )
         try:
             connection.connect()  # sets TCP_NODELAY
-        except BaseException as error:
+            connection.sock.settimeout(max(_SHORTEST, deadline - time.monotonic()))
+        except (OSError, http.client.HTTPException, ValueError) as error:
             connection.close()
-            if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
-                raise NotSent from error
-            raise
-        connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
+            raise NotSent from error
         return connection
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that is read until a deadline."""
+
+    def __init__(self, sock: socket.socket, method: str, deadline: float, timeout: float) -> None:
+        super().__init__(sock, method=method)
+        self.fp.close()
+        self.fp = io.BufferedReader(_DeadlineReader(sock, deadline, timeout), 65536)
+
+
+class _DeadlineReader(io.RawIOBase):
+    """A socket's incoming bytes until a deadline, whatever the pace at which they come.
+
+    The socket's own time-out, which is for each read, is cut only where it would end more than a tenth of
+    a second after the deadline: to set it costs a system call and a hand-over to another thread.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: float, timeout: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+        self._set = timeout
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        if self._set > left + 0.1:
+            self._sock.settimeout(left)
+            self._set = left
+        return self._sock.recv_into(buffer)
 
 
 def _readable(sock: socket.socket) -> bool:

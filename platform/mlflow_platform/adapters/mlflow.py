@@ -90,21 +90,21 @@ class MlflowApi:
             username, password = unquote(parts.username), unquote(parts.password or "")
         self.username = username
         self._password = password
-        self._headers = {"Accept": "application/json", "User-Agent": "mlplatform"}
+        self._headers = "Accept: application/json\r\nUser-Agent: mlplatform\r\n"
         if username is not None:
             token = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
-            self._headers["Authorization"] = f"Basic {token}"
+            self._headers += f"Authorization: Basic {token}\r\n"
         self._connections = Connections(
             parts.scheme,
             host,
             port or (443 if parts.scheme == "https" else 80),
             tls=_tls(ca) if parts.scheme == "https" else None,
             connect_timeout=connect_timeout,
+            timeout=timeout,
         )
         self._slots = threading.BoundedSemaphore(concurrency)
         self._pace = Pace(requests_per_second)
         self._budget = Budget(retry_seconds)
-        self._timeout = timeout
         self._lock = threading.Lock()
         self._sent: Counter[str] = Counter()
 
@@ -142,17 +142,21 @@ class MlflowApi:
         Raises `Rejected`, `Transient` (`uncertain` where the request may have been carried out) and
         `Fatal`.
         """
-        target = path if not params else f"{path}?{urlencode(params, doseq=True)}"
-        headers = self._headers if workspace is None else {**self._headers, WORKSPACE_HEADER: workspace}
+        target = quote(path, safe="/%")
+        if params:
+            target += "?" + urlencode(params, doseq=True)
+        headers = self._headers
+        if workspace is not None:
+            headers += f"{WORKSPACE_HEADER}: {quote(workspace)}\r\n"
         body = None
         if json is not None:
             body = jsonlib.dumps(json).encode()
-            headers = {**headers, "Content-Type": "application/json"}
+            headers += "Content-Type: application/json\r\n"
 
         def decode(answer: Answer) -> dict[str, Any]:
             return answers.parse(answer, f"{method} {path}", self.address, hide=self._secrets(json))
 
-        return self._ask(method, target, body, headers, decode, idempotent=idempotent)
+        return self._ask(method, target, headers, body, decode, idempotent=idempotent)
 
     def features(self) -> Features:
         """Ask the server what it is: at most four reads, not repeated for longer than 5 seconds.
@@ -169,7 +173,7 @@ class MlflowApi:
             ) from None
         if "workspaces_enabled" not in info:
             raise Fatal(f"{self.address} is not an MLflow server", remedy="check the tracking URI")
-        version = self._ask("GET", "version", None, self._headers, self._version, seconds=_PROBE_SECONDS)
+        version = self._ask("GET", "version", self._headers, None, self._version, seconds=_PROBE_SECONDS)
         try:
             user: dict[str, Any] | None = self._probe(_CURRENT_USER).get("user") or {}
         except Rejected as error:
@@ -192,7 +196,7 @@ class MlflowApi:
         def decode(answer: Answer) -> dict[str, Any]:
             return answers.parse(answer, f"GET {path}", self.address, hide=self._secrets(None))
 
-        return self._ask("GET", path, None, self._headers, decode, seconds=_PROBE_SECONDS)
+        return self._ask("GET", path, self._headers, None, decode, seconds=_PROBE_SECONDS)
 
     def _version(self, answer: Answer) -> str:
         """The server's version, which it gives as plain text (mlflow/server/__init__.py: version)."""
@@ -215,8 +219,8 @@ class MlflowApi:
         self,
         method: str,
         target: str,
+        headers: str,
         body: bytes | None,
-        headers: Mapping[str, str],
         decode: Callable[[Answer], T],
         *,
         idempotent: bool = True,
@@ -235,9 +239,7 @@ class MlflowApi:
             try:
                 with self._slots:
                     self._count(method, kind)
-                    answer = self._connections.request(
-                        method, self._base + target, body, headers, self._timeout
-                    )
+                    answer = self._connections.request(method, self._base + target, headers, body)
                 value = decode(answer)
             except Transient as error:
                 failure = error
