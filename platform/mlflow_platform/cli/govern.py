@@ -253,10 +253,10 @@ def _apply_saved(
 ) -> tuple[str, list[Result]]:
     from mlflow_platform.adapters.servers import connect, connect_documented
     from mlflow_platform.apply.execute import carry_out_saved
-    from mlflow_platform.config.secrets import secret_source
-    from mlflow_platform.model import TrackingServer
+    from mlflow_platform.config.secrets import SecretSource
+    from mlflow_platform.model.tracking_server import TrackingServer
 
-    source = secret_source(where.secrets)
+    source = SecretSource(where.secrets, os.environ)
     if plan.document:
         target = connect_documented(TrackingServer.model_validate(plan.document), plan.owner, source)
     elif where.tracking_uri not in (None, plan.uri):

@@ -11,7 +11,7 @@ from mlflow_platform.errors import BadInput
 if TYPE_CHECKING:
     from mlflow_platform.apply.rounds import Target
     from mlflow_platform.config import Configuration
-    from mlflow_platform.model import TrackingServer
+    from mlflow_platform.model.tracking_server import TrackingServer
     from mlflow_platform.plan.objects import Desired
 
 DEFAULT_SERVER = "default"
@@ -50,7 +50,9 @@ def connection(tracking_uri: str | None, secrets: str | None) -> Connection:
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
     found = Connection(uri, user, password, secrets, explicit=tracking_uri is not None)
-    from mlflow_platform.local import endpoints
+    if uri and user and password and secrets:
+        return found
+    from mlflow_platform.local.stack import endpoints
 
     local = endpoints()
     if local and uri in (None, local.tracking_uri):
@@ -71,11 +73,11 @@ def sites(configuration: Configuration, project: str | None, wanted: Connection)
     the one of the environment or the local stack. Raises `BadInput` where a server is not known.
     """
     from mlflow_platform.adapters.servers import connect, connect_documented
-    from mlflow_platform.config.secrets import secret_source
-    from mlflow_platform.model import TrackingServer
+    from mlflow_platform.config.secrets import SecretSource
+    from mlflow_platform.model.tracking_server import TrackingServer
 
     owner = owner_name(configuration, project)
-    source = secret_source(wanted.secrets)
+    source = SecretSource(wanted.secrets, os.environ)
     documents = {
         d.document.metadata.name: d.document
         for d in configuration.documents

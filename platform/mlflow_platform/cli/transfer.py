@@ -79,7 +79,7 @@ def export_command(project: str, tracking_uri: str | None, as_json: bool) -> Non
 
 def _target(tracking_uri: str | None, owner: str) -> Target:
     from mlflow_platform.adapters.servers import connect
-    from mlflow_platform.config.secrets import secret_source
+    from mlflow_platform.config.secrets import SecretSource
 
     where = connection(tracking_uri, None)
     if where.tracking_uri is None:
@@ -87,7 +87,7 @@ def _target(tracking_uri: str | None, owner: str) -> Target:
             "no tracking server: none is given and no local stack is running",
             remedy="pass --tracking-uri, set MLFLOW_TRACKING_URI, or start one with `mlplatform up`",
         )
-    secrets = secret_source(where.secrets)
+    secrets = SecretSource(where.secrets, os.environ)
     return connect(where.tracking_uri, where.username, where.password, owner=owner, secrets=secrets)
 
 
