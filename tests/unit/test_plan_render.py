@@ -85,7 +85,7 @@ def test_json() -> None:
 
 def test_nothing_to_do() -> None:
     empty = make_plan([], [], owner="project:mine", traits=TRAITS)
-    assert list(render.as_text(empty))[0].endswith(": nothing to change; 0 unchanged.")
+    assert next(iter(render.as_text(empty))).endswith(": nothing to change; 0 unchanged.")
 
 
 def test_fingerprints_of_secrets_appear_nowhere() -> None:
