@@ -22,11 +22,11 @@ class SecretSource:
     that everybody may read.
     """
 
-    def __init__(self, setting: str | None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, setting: str | None, environment: Mapping[str, str]) -> None:
         """Raises `BadInput` for a folder that is not there and a prefix that no variable can have."""
         self.setting = setting
         self.notes: list[str] = []
-        self._environment = os.environ if environment is None else environment
+        self._environment = environment
         if setting is None:
             return
         if setting.startswith(_ENV):
@@ -86,3 +86,8 @@ class SecretSource:
 def variable_of(prefix: str, name: str, key: str) -> str:
     """The environment variable of a secret: `PREFIX_<NAME>_<KEY>`, whatever is no letter or digit as `_`."""
     return re.sub(r"[^A-Z0-9_]", "_", f"{prefix.upper()}_{name}_{key}".upper())
+
+
+def secret_source(setting: str | None) -> SecretSource:
+    """The secrets of the option `--secrets`; the process's environment serves `env:PREFIX`."""
+    return SecretSource(setting, os.environ)

@@ -32,6 +32,9 @@ ResourceName = Annotated[
 Namespace = Annotated[
     str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 ]
+#: Kubernetes' qualified name: a name of 63 characters, a prefix of 253 and a slash before it. The bound of
+#: values is that of a label, or of all annotations together (TotalAnnotationSizeLimitB).
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 
 
@@ -127,9 +130,14 @@ class Metadata(Model):
 
     name: ResourceName = Field(description="Name of the document; unique within its kind and namespace.")
     namespace: Namespace = Field("default", description="Namespace of the document; the tenant in a cluster.")
-    labels: dict[str, str] = Field(default_factory=dict, max_length=64, description="Kubernetes labels.")
-    annotations: dict[str, str] = Field(
-        default_factory=dict, max_length=64, description="Kubernetes annotations."
+    labels: dict[MetadataKey, Annotated[str, StringConstraints(max_length=63)]] = Field(
+        default_factory=dict, max_length=64, description="Kubernetes labels."
+    )
+    annotations: dict[MetadataKey, Annotated[str, StringConstraints(max_length=262_144)]] = Field(
+        default_factory=dict,
+        max_length=64,
+        description='Kubernetes annotations. `mlplatform.io/allow-replace: "true"` lets an object be made '
+        "anew where a field differs that cannot be changed.",
     )
 
 

@@ -51,6 +51,8 @@ def _inline(node: Any, definitions: Schema) -> Any:
         out |= {k: _inline(v, definitions) for k, v in out.items() if k != "properties"}
     else:
         out = {k: _inline(v, definitions) for k, v in out.items()}
+    if "patternProperties" in out:
+        out["additionalProperties"] = False
     if node.get("default") not in (None, {}, []):
         out["default"] = node["default"]
     return out
@@ -81,6 +83,67 @@ def values(schema: Schema) -> Schema | None:
         return found
     every = schema.get("additionalProperties")
     return every if isinstance(every, dict) else None
+
+
+def inside(schema: Schema) -> Schema:
+    """The object in the lists and maps that hold it; the schema itself where it is neither."""
+    found = schema.get("items") or ({} if "properties" in schema else values(schema)) or {}
+    return inside(found) if found else schema
+
+
+def any_kind() -> Schema:
+    """The JSON Schema of a document of any kind: the rules of its `kind` apply to it."""
+    rules = [
+        {"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": kind_schema(kind)}
+        for kind in DOCUMENTS
+    ]
+    return {
+        "type": "object",
+        "required": ["apiVersion", "kind"],
+        "properties": {"apiVersion": {"const": API_VERSION}, "kind": {"enum": list(DOCUMENTS)}},
+        "allOf": rules,
+    }
+
+
+def type_words(schema: Schema) -> str:
+    """What a field holds, in words: `text, at most 256 characters`."""
+    match schema.get("type"):
+        case "array":
+            return f"list of {_plural(schema['items'])}{_at_most(schema, 'maxItems')}"
+        case "object" if "properties" not in schema:
+            inner = values(schema)
+            return (
+                f"map of names to {_plural(inner)}{_at_most(schema, 'maxProperties')}" if inner else "mapping"
+            )
+        case "object":
+            return "mapping"
+        case "integer" | "number":
+            low, high = schema.get("minimum"), schema.get("maximum")
+            return f"number, {low} to {high}" if high is not None else "number"
+        case "boolean":
+            return "true or false"
+    if "enum" in schema:
+        return " | ".join(str(value) for value in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    most = schema.get("maxLength")
+    return f"text, at most {most:,} characters" if most else "text"
+
+
+def _plural(schema: Schema | None) -> str:
+    if schema is None or "properties" in schema:
+        return "mappings"
+    if "enum" in schema:
+        return type_words(schema)
+    words = {"string": "texts", "object": "maps", "array": "lists", "integer": "numbers"}
+    kind = schema.get("type", "string")
+    if kind == "array":
+        return f"lists of {_plural(schema['items'])}"
+    return words.get(kind, "values")
+
+
+def _at_most(schema: Schema, key: str) -> str:
+    return f", at most {schema[key]:,}" if key in schema else ""
 
 
 def fields(schema: Schema | None) -> list[str]:
