@@ -12,6 +12,7 @@ import select
 import socket
 import ssl
 import time
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,8 @@ class Connections:
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._idle: deque[tuple[http.client.HTTPConnection, float]] = deque()
+        # Whoever forgets to close leaves no socket to the garbage collector, which would warn of each.
+        weakref.finalize(self, _close_all, self._idle)
 
     def request(self, method: str, target: str, headers: str, body: bytes | None) -> Answer:
         """Send one request and read its answer, all within the time-out. `headers` are whole lines.
@@ -95,8 +98,7 @@ class Connections:
 
     def close(self) -> None:
         """Close the idle connections; the object stays usable."""
-        while self._idle:
-            self._idle.pop()[0].close()
+        _close_all(self._idle)
 
     def _take(self, deadline: float) -> http.client.HTTPConnection:
         now = time.monotonic()
@@ -126,6 +128,11 @@ class Connections:
             connection.close()
             raise NotSent from error
         return connection
+
+
+def _close_all(idle: deque[tuple[http.client.HTTPConnection, float]]) -> None:
+    while idle:
+        idle.pop()[0].close()
 
 
 class _Response(http.client.HTTPResponse):

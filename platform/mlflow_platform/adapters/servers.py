@@ -7,8 +7,8 @@ from typing import Protocol
 from mlflow_platform.adapters.mlflow import MlflowApi
 from mlflow_platform.apply.rounds import Target
 from mlflow_platform.kinds.registry import KINDS
-from mlflow_platform.model.tracking_server import TrackingServer
 from mlflow_platform.model.base import SecretReference
+from mlflow_platform.model.tracking_server import TrackingServer
 from mlflow_platform.plan.brakes import Brakes
 from mlflow_platform.plan.objects import SecretRef
 

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "drift": ("govern", "Show where the server differs from the documents."),
     "import": ("transfer", "Write an existing server as documents whose plan is empty."),
     "export": ("transfer", "Print the owned objects as documents, as the server has them."),
+    "render": ("chart", "Print the Kubernetes objects that a deployment consists of."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 

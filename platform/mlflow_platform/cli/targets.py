@@ -46,24 +46,29 @@ class Site:
 
 
 def connection(tracking_uri: str | None, secrets: str | None) -> Connection:
-    """The option first, then MLFLOW_TRACKING_*, then the local stack. Passwords never come as options."""
+    """The option first, then MLFLOW_TRACKING_*, then the local stack. Passwords never come as options.
+
+    The local stack's login and secrets serve only for its own address.
+    """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
     found = Connection(uri, user, password, secrets, explicit=tracking_uri is not None)
-    if uri and user and password and secrets:
-        return found
-    from mlflow_platform.local.stack import endpoints
+    from mlflow_platform.local.folder import find
+    from mlflow_platform.local.stack import Stack
 
-    local = endpoints()
-    if local and uri in (None, local.tracking_uri):
-        return replace(
-            found,
-            tracking_uri=local.tracking_uri,
-            username=user or local.username,
-            password=password or local.password,
-            secrets=secrets or str(local.secrets_dir),
-        )
-    return found
+    stack = Stack(find())
+    if not stack.status().exists:
+        return found
+    local = stack.endpoints()
+    if uri not in (None, local.tracking_uri):
+        return found
+    return replace(
+        found,
+        tracking_uri=local.tracking_uri,
+        username=user or local.username,
+        password=password or local.password,
+        secrets=secrets or (str(local.secrets) if local.secrets.is_dir() else None),
+    )
 
 
 def sites(configuration: Configuration, project: str | None, wanted: Connection) -> list[Site]:

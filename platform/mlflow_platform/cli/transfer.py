@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,12 @@ def import_command(out: Path, project: str, tracking_uri: str | None, as_json: b
 
     if out.exists() and any(out.iterdir()):
         raise BadInput(f"{out} is not empty", remedy="name a new folder: nothing is overwritten")
-    target = _target(tracking_uri, f"project:{project}")
-    observed = _everything(target)
+    target = open_target(tracking_uri, f"project:{project}")
+    observed = everything(target)
     free = [o for o in observed if not o.mark or o.mark.owner == target.owner]
     others = len(observed) - len(free)
-    documents = list(_documents(target, free))
-    written = transfer.write(documents, out, project)
+    found = list(documents(target, free))
+    written = transfer.write(found, out, project)
     if as_json:
         output.print_json({"folder": str(out), "written": written, "owned_by_others": others})
         return
@@ -68,16 +69,17 @@ def export_command(project: str, tracking_uri: str | None, as_json: bool) -> Non
     """
     from mlflow_platform.config import transfer
 
-    target = _target(tracking_uri, f"project:{project}")
-    mine = (o for o in _everything(target) if o.mark and o.mark.owner == target.owner)
-    documents = list(_documents(target, mine))
+    target = open_target(tracking_uri, f"project:{project}")
+    mine = (o for o in everything(target) if o.mark and o.mark.owner == target.owner)
+    found = list(documents(target, mine))
     if as_json:
-        output.print_json(documents)
+        output.print_json(found)
     else:
-        click.echo(transfer.as_yaml(documents), nl=False)
+        click.echo(transfer.as_yaml(found), nl=False)
 
 
-def _target(tracking_uri: str | None, owner: str) -> Target:
+def open_target(tracking_uri: str | None, owner: str) -> Target:
+    """The server that `import` and `export` read."""
     from mlflow_platform.adapters.servers import connect
     from mlflow_platform.config.secrets import SecretSource
 
@@ -91,13 +93,15 @@ def _target(tracking_uri: str | None, owner: str) -> Target:
     return connect(where.tracking_uri, where.username, where.password, owner=owner, secrets=secrets)
 
 
-def _everything(target: Target) -> list[Observed]:
+def everything(target: Target) -> list[Observed]:
+    """All objects that exist on the server."""
     from mlflow_platform.apply.rounds import observe_all
 
     return [o for o in observe_all(target) if o.active]
 
 
-def _documents(target: Target, observed: Iterable[Observed]) -> Iterable[Mapping[str, Any]]:
+def documents(target: Target, observed: Iterable[Observed]) -> Iterable[Mapping[str, Any]]:
+    """The documents that declare the objects, in the order in which they would be created."""
     for item in sorted(observed, key=lambda o: (target.kinds[o.key.kind].traits.rank, o.key)):
         document = target.kinds[item.key.kind].document(item)
         if document is not None:
