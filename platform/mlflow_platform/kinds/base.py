@@ -42,15 +42,22 @@ class Api(Protocol):
 class Snapshot:
     """One look at a server: every list is fetched at most once and shared by the kinds.
 
-    `workspaces` are the names to look into: `("default",)` where workspaces are off.
+    `workspaces` are the names to look into: `("default",)` where workspaces are off. `complete`: also what
+    no document asks for, such as the versions of all models; for an import.
     """
 
     def __init__(
-        self, api: Api, workspaces: Sequence[str] = ("default",), *, workspaces_on: bool = False
+        self,
+        api: Api,
+        workspaces: Sequence[str] = ("default",),
+        *,
+        workspaces_on: bool = False,
+        complete: bool = False,
     ) -> None:
         self.api = api
         self.workspaces = tuple(workspaces)
         self.workspaces_on = workspaces_on
+        self.complete = complete
         self._lock = threading.RLock()  # a value may be made from another one
         self._made: dict[str, Any] = {}
 

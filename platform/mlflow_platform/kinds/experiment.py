@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from mlflow_platform.errors import BadInput, Rejected
+from mlflow_platform.errors import Rejected
 from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Api, Json, Kind, Snapshot
 from mlflow_platform.kinds.lists import LEDGER_EXPERIMENT, experiments
@@ -29,7 +29,6 @@ from mlflow_platform.kinds.tagged import (
 from mlflow_platform.model.base import MAX_NAME, Document
 from mlflow_platform.model.experiment import Experiment as ExperimentDocument
 from mlflow_platform.model.experiment import ExperimentSpec
-from mlflow_platform.model.experiment_set import ExperimentTemplate
 from mlflow_platform.plan.objects import (
     MARK_TAG,
     Action,
@@ -51,6 +50,8 @@ GRANTS = "grants"
 
 #: mlflow/store/tracking/sqlalchemy_store.py: `_create_default_experiment` gives it this id.
 _DEFAULT_EXPERIMENT = "0"
+#: model/experiment.py: the longest location a document may declare.
+MAX_LOCATION = 157
 _BASE = "api/2.0/mlflow/experiments/"
 _RESOURCE = "experiment"
 
@@ -70,11 +71,10 @@ class Experiment(Kind):
     def desired(self, document: Document) -> Iterator[Desired]:
         assert isinstance(document, ExperimentDocument)  # noqa: S101 - the registry of kinds pairs them
         spec = document.spec
-        name = spec.name or document.metadata.name
         yield Desired(
-            key=Key(self.name, spec.workspace, name),
+            key=Key(self.name, spec.workspace, spec.name or document.metadata.name),
             origin=document.origin,
-            fields=declared_fields(name, spec),
+            fields=declared_fields(spec),
             requires=requirements(spec),
             deletion=spec.deletionPolicy,
             observe_only=spec.managementPolicy == "ObserveOnly",
@@ -96,7 +96,7 @@ class Experiment(Kind):
                 tags = tag_map(item.get("tags"))
                 mark = tags.pop(MARK_TAG, None)
                 fields: dict[Path, Value] = {
-                    DESCRIPTION: tags.pop(DESCRIPTION_TAG, None),
+                    DESCRIPTION: tags.pop(DESCRIPTION_TAG, None) or None,
                     LOCATION: item.get("artifact_location"),
                 }
                 fields.update((("tags", k), v) for k, v in tags.items())
@@ -136,13 +136,12 @@ class Experiment(Kind):
         if observed.handle.get("id") == _DEFAULT_EXPERIMENT or not observed.active:
             return None
         fields = observed.fields
-        tags = {p[1]: str(v) for p, v in fields.items() if p[0] == "tags"}
         extra: Json = {}
-        if tags := importable(tags):
+        if tags := importable((p[1], v) for p, v in fields.items() if p[0] == "tags"):
             extra["tags"] = tags
         location = str(fields.get(LOCATION) or "")
         # `_get_artifact_location` of MLflow's store ends in the id: nobody chose such a place.
-        if location and not location.endswith(f"/{observed.handle.get('id')}"):
+        if 0 < len(location) <= MAX_LOCATION and not location.endswith(f"/{observed.handle.get('id')}"):
             extra["artifactLocation"] = location
         grants = sorted((p[1], v) for p, v in fields.items() if p[0] == GRANTS)
         if grants:
@@ -150,24 +149,20 @@ class Experiment(Kind):
         return common_spec(observed, extra)
 
 
-def declared_fields(name: str, spec: ExperimentSpec | ExperimentTemplate) -> dict[Path, Value]:
-    """What a document or a set's template says of an experiment; pure. Raises `BadInput`."""
-    if name == LEDGER_EXPERIMENT:
-        raise BadInput(f"the name {name!r} is reserved for mlplatform", remedy="use another name")
+def declared_fields(spec: ExperimentSpec) -> dict[Path, Value]:
+    """What a spec says of an experiment; pure. Raises `BadInput` where it says too much for a mark."""
     fields: dict[Path, Value] = {}
     if spec.description is not None:
-        fields[DESCRIPTION] = spec.description
+        fields[DESCRIPTION] = spec.description or None
     if spec.artifactLocation is not None:
         fields[LOCATION] = spec.artifactLocation
     fields.update(declared_tags(spec.tags))
-    for grant in spec.grants:
-        if fields.setdefault((GRANTS, grant.user), grant.permission) != grant.permission:
-            raise BadInput(f"{name!r} grants {grant.user!r} two permissions", remedy="keep one of the two")
+    fields.update({(GRANTS, grant.user): grant.permission for grant in spec.grants})
     check_optional(fields, Experiment.traits)
     return fields
 
 
-def requirements(spec: ExperimentSpec | ExperimentTemplate) -> frozenset[Key]:
+def requirements(spec: ExperimentSpec) -> frozenset[Key]:
     """The workspace and the users that an experiment refers to."""
     users = {Key("MLflowUser", "", grant.user) for grant in spec.grants}
     return access.in_workspace(spec.workspace) | users
@@ -248,7 +243,7 @@ def _converge(call: _Calls, change: Change) -> None:
 
 def _grant(call: _Calls, change: Change) -> None:
     for field in change.fields:
-        if field.path[0] == GRANTS and field.new is not None and field.new != field.old:
+        if field.path[0] == GRANTS and field.new is not None:
             access.grant(call.api, call.header, field.path[1], _RESOURCE, call.id, str(field.new))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from mlflow_platform.errors import BadInput, Rejected
 from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Json
 from mlflow_platform.kinds.names import resource_name
 from mlflow_platform.model.base import API_VERSION
+from mlflow_platform.model.fields import RESERVED_TAG_PREFIXES
 from mlflow_platform.plan.objects import (
     MARK_MAX_LENGTH,
     MARK_TAG,
@@ -22,22 +24,14 @@ from mlflow_platform.plan.objects import (
     matches,
 )
 
-#: Everything of ours on a server: the mark, the keys of versions, the ledger's entries.
-OUR_PREFIX = "mlplatform.io/"
-#: Tags that MLflow writes for itself. The second is that of prompts (mlflow/prompt/constants.py).
-MLFLOW_PREFIXES = ("mlflow.", "_mlflow_")
 #: A mark holds nine characters for each optional field, and owner and origin beside them.
 MAX_OPTIONAL = (MARK_MAX_LENGTH - 600) // 9
+#: model/fields.py: the bounds of `Tags`, `TagValue` and `Description`.
+_MAX_TAGS, _MAX_VALUE = 64, 5000
 
 
 def declared_tags(tags: Mapping[str, str], head: Path = ()) -> dict[Path, Value]:
-    """The fields of declared tags. Raises `BadInput` for keys that are not the user's to set."""
-    for key in tags:
-        if key.startswith((OUR_PREFIX, *MLFLOW_PREFIXES)):
-            raise BadInput(
-                f"tag {key!r} is reserved for {'mlplatform' if key.startswith(OUR_PREFIX) else 'MLflow'}",
-                remedy="use another key; the description is the field `description`",
-            )
+    """The fields of declared tags, those of a version below `head`."""
     return {(*head, "tags", key): value for key, value in tags.items()}
 
 
@@ -61,9 +55,20 @@ def tag_list(tags: Mapping[str, str]) -> list[Json]:
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
-def importable(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags that a document may declare: neither MLflow's own nor ours."""
-    return {k: v for k, v in sorted(tags.items()) if not k.startswith((OUR_PREFIX, *MLFLOW_PREFIXES))}
+def importable(tags: Iterable[tuple[str, Value]]) -> dict[str, str]:
+    """The tags that a document may declare: neither MLflow's own nor ours, within a document's bounds.
+    What is left out is left alone, as every tag is that no document declares."""
+    fitting = {
+        k: v
+        for k, v in sorted(tags)
+        if isinstance(v, str) and len(v) <= _MAX_VALUE and not k.startswith(RESERVED_TAG_PREFIXES)
+    }
+    return dict(islice(fitting.items(), _MAX_TAGS))
+
+
+def importable_text(text: Value) -> str | None:
+    """A description that a document may declare; None where there is none, or it is too long."""
+    return text if isinstance(text, str) and 0 < len(text) <= _MAX_VALUE else None
 
 
 def new_tags(fields: Iterable[FieldChange]) -> dict[str, str]:
@@ -122,7 +127,7 @@ def common_spec(observed: Observed, extra: Json) -> Json:
         spec["workspace"] = key.workspace
     if mark and mark.deletion == "Delete":
         spec["deletionPolicy"] = "Delete"
-    description = observed.fields.get(("description",))
+    description = importable_text(observed.fields.get(("description",)))
     if description is not None:
         spec["description"] = description
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": {**spec, **extra}}

@@ -156,10 +156,13 @@ def _decide(
             return _conflict(want, found.mark, owner)
         if found.active:
             return _converge(want, found, owner, traits, foreign, adopt_all)
-    fields = tuple(
-        FieldChange(p, None, v, matches(p, traits.write_only))
-        for p, v in sorted(want.fields.items())
-        if v is not None
+    fields = _in_order(
+        want,
+        [
+            FieldChange(p, None, v, matches(p, traits.write_only))
+            for p, v in want.fields.items()
+            if v is not None
+        ],
     )
     return _change(Action.CREATE, want, found, "not on the server", fields, mark_for(want, owner, traits))
 
@@ -173,9 +176,12 @@ def _converge(
     if fixed and not (want.allow_replace and traits.replaceable):
         return _immutable(want, fixed[0], traits)
     if fixed:
-        every = tuple(
-            FieldChange(p, found.fields.get(p), v, matches(p, traits.write_only))
-            for p, v in sorted(want.fields.items())
+        every = _in_order(
+            want,
+            [
+                FieldChange(p, found.fields.get(p), v, matches(p, traits.write_only))
+                for p, v in want.fields.items()
+            ],
         )
         reason = f"{dotted(fixed[0].path)} cannot be changed in place"
         return _change(Action.REPLACE, want, found, reason, every, mark)
@@ -205,7 +211,7 @@ def _differences(want: Desired, found: Observed, traits: Traits) -> tuple[FieldC
         old = found.fields.get(path)
         if old == value and type(old) is type(value):
             continue
-        if old is not None and matches(path, traits.initial):
+        if old is not None and (path in want.initial or matches(path, traits.initial)):
             continue
         out.append(FieldChange(path, old, value, matches(path, traits.write_only)))
     ours = found.mark.paths if found.mark else frozenset()
@@ -216,7 +222,22 @@ def _differences(want: Desired, found: Observed, traits: Traits) -> tuple[FieldC
             left = matches(path, traits.optional) and short(path) in ours
             if left or matches(path, traits.exclusive):
                 out.append(FieldChange(path, old, None, matches(path, traits.write_only)))
-    return tuple(sorted(out, key=lambda f: f.path))
+    return _in_order(want, out)
+
+
+def _in_order(want: Desired, changes: Iterable[FieldChange]) -> tuple[FieldChange, ...]:
+    """By path, but the members of a nested group (versions) in the order of the document, which is the
+    order in which they are made."""
+    place: dict[Path, int] = {}
+    for path in want.fields:
+        place.setdefault(path[:2], len(place))
+    last = len(place)
+
+    def order(change: FieldChange) -> tuple[str, int, Path]:
+        path = change.path
+        return path[0], place.get(path[:2], last) if len(path) > 2 else 0, path
+
+    return tuple(sorted(changes, key=order))
 
 
 def mark_for(want: Desired, owner: str, traits: Traits) -> Mark:

@@ -129,6 +129,8 @@ class Desired:
     deletion: Literal["Retain", "Delete"] = "Retain"
     observe_only: bool = False
     allow_replace: bool = False
+    initial: frozenset[Path] = frozenset()
+    """Fields that are set where absent and left alone afterwards, for this object."""
     where: Location | None = None
 
 

@@ -1,0 +1,160 @@
+"""Prompts: registered models whose versions are texts. A version is its content: none is made twice.
+
+A document's version is, in this order: the one that bears its key; the one with its content, which then
+gets its key; the one called `v<number>`. So a prompt that somebody registered by hand is not doubled by a
+document with the same text. Stored as MLflow's own client does it, which reads these prompts too
+(mlflow/tracking/client.py: register_prompt, mlflow/prompt/registry_utils.py:
+model_version_to_prompt_version).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from mlflow_platform.kinds import access
+from mlflow_platform.kinds.base import Json
+from mlflow_platform.kinds.lists import PROMPT_TAG
+from mlflow_platform.kinds.tagged import check_optional, declared_tags, tag_map
+from mlflow_platform.kinds.versioned import (
+    ALIASES,
+    BY_KEY,
+    DESCRIPTION,
+    KEY_TAG,
+    VERSIONS,
+    Fields,
+    Versioned,
+    declared_version,
+)
+from mlflow_platform.model.base import Document
+from mlflow_platform.model.prompt import Prompt as PromptDocument
+from mlflow_platform.plan.objects import Desired, Key, Path, Traits, Value
+
+#: mlflow/prompt/constants.py: PROMPT_TEXT_TAG_KEY, PROMPT_TYPE_TAG_KEY and
+#: _CLIENT_PROMPT_SOURCE_PLACEHOLDER; MLflow takes no other source of a prompt.
+TEXT_TAG = "mlflow.prompt.text"
+TYPE_TAG = "_mlflow_prompt_type"
+SOURCE = "dummy-source"
+TEXT, CHAT = "text", "chat"
+
+_NEW_TEXT = "restore the text, or give the new text a new key"
+
+
+class Prompt(Versioned):
+    """A prompt of one workspace."""
+
+    name: ClassVar[str] = "Prompt"
+    prompts: ClassVar[bool] = True
+    version_text: ClassVar[str] = "commitMessage"
+    traits: ClassVar[Traits] = Traits(
+        rank=30,
+        immutable=((VERSIONS, "*", "template"), (VERSIONS, "*", "type")),
+        optional=(
+            DESCRIPTION,
+            ("tags", "*"),
+            (ALIASES, "*"),
+            (VERSIONS, "*", "commitMessage"),
+            (VERSIONS, "*", "tags", "*"),
+        ),
+        remedy={(VERSIONS, "*", "template"): _NEW_TEXT, (VERSIONS, "*", "type"): _NEW_TEXT},
+    )
+
+    def desired(self, document: Document) -> Iterator[Desired]:
+        assert isinstance(document, PromptDocument)  # noqa: S101 - the registry of kinds pairs them
+        spec = document.spec
+        fields: dict[Path, Value] = declared_tags(spec.tags)
+        if spec.description is not None:
+            fields[DESCRIPTION] = spec.description or None
+        for version in spec.versions:
+            content: dict[str, Value] = {
+                "type": TEXT if version.messages is None else CHAT,
+                "template": version.content,
+            }
+            if version.commitMessage is not None:
+                content["commitMessage"] = version.commitMessage or None
+            fields.update(declared_version(version.key, version.tags, content))
+        fields.update({(ALIASES, alias): f"{BY_KEY}{to.key}" for alias, to in spec.aliases.items()})
+        check_optional(fields, self.traits)
+        yield Desired(
+            key=Key(self.name, spec.workspace, spec.name or document.metadata.name),
+            origin=document.origin,
+            fields=fields,
+            requires=access.in_workspace(spec.workspace),
+            deletion=spec.deletionPolicy,
+            observe_only=spec.managementPolicy == "ObserveOnly",
+            allow_replace=document.allow_replace,
+            initial=frozenset((ALIASES, a) for a, t in spec.aliases.items() if t.drift == "Ignore"),
+        )
+
+    def pair(self, wanted: Fields, found: Sequence[Json]) -> dict[str, Json]:
+        paired = super().pair(wanted, found)
+        contents = {
+            p[1]: (wanted.get((VERSIONS, p[1], "type")), text)
+            for p, text in wanted.items()
+            if p[0] == VERSIONS and p[2:] == ("template",)
+        }
+        settled = {
+            key
+            for key, version in paired.items()
+            if key in contents and (_bears_key(version) or self._identity(version) == contents[key])
+        }
+        free: dict[tuple[Value, Value], str] = {}
+        for key, version in paired.items():
+            if key not in settled:
+                free.setdefault(self._identity(version), key)
+        by_content = {
+            key: free[text] for key, text in contents.items() if key not in settled and text in free
+        }
+        return {
+            **{key: version for key, version in paired.items() if key not in by_content.values()},
+            **{key: paired[other] for key, other in by_content.items()},
+        }
+
+    def _identity(self, version: Json) -> tuple[Value, Value]:
+        content = self.content(version, tag_map(version.get("tags")))
+        return content["type"], content["template"]
+
+    def content(self, version: Json, tags: Mapping[str, str]) -> dict[str, Value]:  # noqa: ARG002
+        text = tags.get(TEXT_TAG, "")
+        if tags.get(TYPE_TAG) != CHAT:
+            return {"type": TEXT, "template": text}
+        messages = _messages(text)
+        return {"type": CHAT, "template": text if messages is None else json.dumps(messages)}
+
+    def creation(self, content: Mapping[str, Value]) -> Json:
+        tags = {PROMPT_TAG: "true", TYPE_TAG: content["type"], TEXT_TAG: content["template"]}
+        return {"source": SOURCE, "tags": tags}
+
+    def object_tags(self) -> dict[str, str]:
+        return {PROMPT_TAG: "true"}
+
+    def version_document(self, content: Mapping[str, Value]) -> Json | None:
+        text = str(content.get("template") or "")
+        if content.get("type") != CHAT:
+            return {"template": text} if text else None
+        messages = _messages(text)
+        return {"messages": messages} if messages else None
+
+
+def _bears_key(version: Json) -> bool:
+    return KEY_TAG in tag_map(version.get("tags"))
+
+
+def _messages(text: str) -> list[dict[str, str]] | None:
+    """The messages of a chat, in the form of a document; None where they are more than that."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(found, list):
+        return None
+    messages = []
+    for item in found:
+        if not isinstance(item, dict) or set(item) != {"role", "content"}:
+            return None
+        role, content = item["role"], item["content"]
+        if not (isinstance(role, str) and isinstance(content, str) and role and content):
+            return None
+        messages.append({"role": role, "content": content})
+    return messages
