@@ -117,7 +117,8 @@ def _carry_out(target: Target, change: Change, ledger: Ledger) -> None:
         ledger.drop(target.api, change.key)
     else:
         hmacs = {path: ledger.hmac(change.key, path, value) for path, value in secrets.items()}
-        ledger.record(target.api, change.key, change.mark, hmacs)
+        cleared = {f.path for f in change.fields if f.sensitive and f.new is None}
+        ledger.record(target.api, change.key, change.mark, hmacs, cleared)
 
 
 def carry_out_saved(

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mlflow_platform.errors import Rejected
@@ -118,10 +118,14 @@ class Ledger:
         intent = Mark(mark.owner, mark.origin, mark.deletion, mark.paths, intent=True)
         self._write(api, Entry(key, intent))
 
-    def record(self, api: Api, key: Key, mark: Mark, hmacs: Mapping[Path, str]) -> None:
-        """Say that an object is ours. HMACs not given stay as they were."""
+    def record(
+        self, api: Api, key: Key, mark: Mark, hmacs: Mapping[Path, str], cleared: Collection[Path] = ()
+    ) -> None:
+        """Say that an object is ours. HMACs not given stay as they were, but for the secrets `cleared`:
+        the same secret given later must be written again."""
         known = self.entries.get(key)
-        self._write(api, Entry(key, mark, {**(known.hmacs if known else {}), **hmacs}))
+        kept = {p: h for p, h in (known.hmacs if known else {}).items() if p not in cleared}
+        self._write(api, Entry(key, mark, {**kept, **hmacs}))
 
     def drop(self, api: Api, key: Key) -> None:
         """Forget an object."""
