@@ -184,7 +184,9 @@ def _users(snapshot: Snapshot) -> list[Json] | None:
     def fetch() -> Sequence[Json] | None:
         try:
             found: list[Json] = snapshot.api.call("GET", "api/2.0/mlflow/users/list")["users"]
-            return found
+            # One with a colon in its name can never log in (RFC 7617, section 2), and no document can
+            # name it.
+            return [u for u in found if ":" not in u["username"]]
         except Rejected as error:
             if error.code == ENDPOINT_NOT_FOUND:
                 return None
