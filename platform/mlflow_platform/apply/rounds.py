@@ -84,7 +84,7 @@ def observe(target: Target, wanted: Sequence[Desired], *, every_kind: bool) -> t
 
 def observe_all(target: Target) -> list[Observed]:
     """Every object of every kind that the server offers."""
-    snapshot = Snapshot(target.api, target.workspaces, workspaces_on=target.workspaces_on)
+    snapshot = Snapshot(target.api, target.workspaces, workspaces_on=target.workspaces_on, complete=True)
     ledger = Ledger.read(snapshot, target.login_secret)
     names = {k.name for k in observable(target)}
     return _observe(target, snapshot, ledger, names, ())
