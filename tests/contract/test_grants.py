@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mlflow_platform.adapters.mlflow import MlflowApi
 from mlflow_platform.errors import Rejected
 from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Snapshot
@@ -99,3 +100,16 @@ def test_in_a_workspace(folder_with_workspaces: Folder) -> None:
     assert grants[(workspace, "greeting")][user] == "MANAGE"
     folder.api.call("DELETE", "api/2.0/mlflow/users/delete", json={"username": user})
     folder.api.call("DELETE", f"api/3.0/mlflow/workspaces/{workspace}")
+
+
+def test_a_login_that_may_not_see_users(folder_with_workspaces: Folder) -> None:
+    """Without a role it still may plan experiments; only what needs the users is refused."""
+    folder = folder_with_workspaces
+    user, password = unique("guest"), "a long enough password"
+    body = {"username": user, "password": password}
+    folder.api.call("POST", "api/2.0/mlflow/users/create", json=body)
+    with MlflowApi(folder.api.address, user, password) as api:
+        assert not access.has_auth(Snapshot(api))
+        with pytest.raises(Rejected, match="the login may not do GET"):
+            access.users(Snapshot(api))
+    folder.api.call("DELETE", "api/2.0/mlflow/users/delete", json={"username": user})

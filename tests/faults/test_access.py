@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -259,6 +265,41 @@ def test_a_login_that_is_no_administrator(folder: Folder, stack: Stack) -> None:
     folder.api.call("DELETE", "api/2.0/mlflow/users/delete", json={"username": name})
 
 
+@pytest.fixture(scope="module")
+def without_auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow that has no users."""
+    place = tmp_path_factory.mktemp("without-auth")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{place}/mlflow.db"]
+    command += ["--artifacts-destination", str(place / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (place / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log)
+        try:
+            with MlflowApi(f"http://127.0.0.1:{port}", retry_seconds=90) as api:
+                api.call("GET", "api/3.0/mlflow/server-info")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def test_a_server_without_auth_says_so(without_auth: str) -> None:
+    with MlflowApi(without_auth) as api:
+        folder = Folder(Recorder(api), "")
+        for kind in ("MLflowUser", "MLflowRole"):
+            with pytest.raises(Rejected, match="this server has no basic auth") as raised:
+                folder.plan(document(kind, "ann"), prune=False)
+            assert "--app-name basic-auth" in str(raised.value)
+        hook = document("Webhook", "h", url="https://93.184.216.34/h", events=["prompt.created"])
+        assert folder.succeed(hook, prune=False) == ["create h"], "what needs no users works"
+        assert folder.plan(hook, prune=False).empty
+        assert api.sent["writes"] > 0
+
+
 class Lossy(ThreadingHTTPServer):
     """Passes requests on; cuts the first answer to a create whose path ends in `path`."""
 
@@ -288,9 +329,6 @@ class _Lossy(BaseHTTPRequestHandler):
     server: Lossy
 
     def _pass_on(self) -> None:
-        import urllib.error
-        import urllib.request
-
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
         headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection")}

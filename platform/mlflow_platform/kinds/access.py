@@ -38,8 +38,13 @@ def users(snapshot: Snapshot) -> list[Json]:
 
 
 def has_auth(snapshot: Snapshot) -> bool:
-    """Whether the server has users at all; shares the request of `users`."""
-    return _users(snapshot) is not None
+    """Whether the server has users and shows them to this login; shares the request of `users`."""
+    try:
+        return _users(snapshot) is not None
+    except Rejected as error:
+        if error.code != "PERMISSION_DENIED":
+            raise
+        return False
 
 
 def roles(snapshot: Snapshot) -> list[Json]:
