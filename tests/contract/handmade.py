@@ -44,7 +44,7 @@ def main() -> None:
         name = f"Model {i}"
         client.create_registered_model(name, tags={"n": str(i)}, description="true" if i % 2 else None)
         for n in range(i % 4):
-            client.create_model_version(name, f"mlflow-artifacts:/models/{i}/{n}", tags={"v": "0123"})
+            client.create_model_version(name, f"s3://models/{i}/{n}", tags={"v": "0123"})
         if i % 4 > 1:
             client.set_registered_model_alias(name, "champion", 2)
             client.delete_model_version(name, 1)

@@ -55,8 +55,8 @@ metadata: {{name: {prefix}-model}}
 spec:
   tags: {{team: search}}
   versions:
-  - {{key: first, source: "mlflow-artifacts:/models/first", description: The first., tags: {{a: "1"}}}}
-  - {{key: second, source: "mlflow-artifacts:/models/second"}}
+  - {{key: first, source: "s3://models/first", description: The first., tags: {{a: "1"}}}}
+  - {{key: second, source: "s3://models/second"}}
   aliases: {{champion: {{key: first}}, challenger: {{key: second}}}}
 ---
 apiVersion: mlplatform.io/v1alpha1

@@ -96,7 +96,7 @@ def make_plan(
     for key, want in wanted.items():
         if key in problems:
             continue
-        missing = [r for r in sorted(want.requires) if r not in wanted and not _active(seen.get(r))]
+        missing = [r for r in sorted(want.requires) if r not in wanted and not _there(seen.get(r))]
         if missing:
             what = f"{key} refers to {missing[0]}, which neither the documents nor the server have"
             problem = Problem(what, "declare it, or correct the name", want.where)
@@ -114,7 +114,7 @@ def make_plan(
             changes.append(step)
     ready = []
     for change in changes:
-        waits = [r for r in sorted(change.requires) if r in problems and not _active(seen.get(r))]
+        waits = [r for r in sorted(change.requires) if r in problems and not _there(seen.get(r))]
         if waits:
             problem = Problem(f"{change.key} waits for {waits[0]}, which has a problem of its own")
             problems[change.key] = ObjectProblem(change.key, change.origin, problem, blocked=True)
@@ -129,8 +129,9 @@ def make_plan(
     )
 
 
-def _active(found: Observed | None) -> bool:
-    return found is not None and found.active
+def _there(found: Observed | None) -> bool:
+    """Whether others may refer to the object: MLflow lets a permission name a soft-deleted experiment."""
+    return found is not None and not found.absent
 
 
 def _order(change: Change, traits: Mapping[str, Traits]) -> tuple[bool, int, Key]:
