@@ -185,10 +185,10 @@ class _Reader:
         if kind is None:
             problem("kind is missing", f"known: {', '.join(DOCUMENTS)}")
             return None
-        if kind not in DOCUMENTS:
+        if not isinstance(kind, str) or kind not in DOCUMENTS:
             problem(f"unknown kind {kind}", suggestion(str(kind), DOCUMENTS), "kind")
             return None
-        return str(kind)
+        return kind
 
 
 _BEGINNING = f"apiVersion: {API_VERSION} and kind: ..."

@@ -9,8 +9,20 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
-from mlflow_platform.model.base import Document, Mistake, Model, Name, ResourceName, Spec, Step
+from mlflow_platform.model.base import (
+    PATTERNS,
+    Document,
+    Mistake,
+    Model,
+    Name,
+    ResourceName,
+    Spec,
+    Step,
+    dotted,
+    repeated,
+)
 from mlflow_platform.model.experiment import ExperimentSpec
 from mlflow_platform.model.fields import Description, Grants, Tags
 from mlflow_platform.model.nearest import nearest, suggestion
@@ -102,11 +114,8 @@ class ExperimentSetSpec(Spec):
 
     def _axis_mistakes(self) -> Iterator[Mistake]:
         for axis, values in self.matrix.items():
-            for i, value in enumerate(values):
-                if values.index(value) < i:
-                    what = f"the axis {axis} has the value {value!r} twice"
-                    yield Mistake(("matrix", axis, i), what, "remove one of the two")
-                    break
+            for mistake in repeated(axis, values, "value"):
+                yield mistake.under("matrix")
         for i, entry in enumerate(self.exclude):
             if not entry:
                 yield Mistake(
@@ -156,8 +165,8 @@ class ExperimentSetSpec(Spec):
                 names.setdefault(name, values)
             except ValidationError as error:
                 for one in error.errors(include_url=False):
-                    what = one.get("ctx", {}).get("what", one["msg"])
-                    found.append(Mistake(one["loc"], f"of the member {_said(values)}: {what}", _REMEDY))
+                    what = f"{dotted(one['loc'])} of the member {_said(values)} {_wrong(one)}"
+                    found.append(Mistake(one["loc"], what, _REMEDY))
             for mistake in found:
                 if mistake.path not in wrong:
                     wrong.add(mistake.path)
@@ -206,6 +215,17 @@ def _strings(content: Any, path: tuple[Step, ...]) -> Iterator[tuple[tuple[Step,
     elif isinstance(content, list):
         for i, value in enumerate(content):
             yield from _strings(value, (*path, i))
+
+
+def _wrong(error: ErrorDetails) -> str:
+    """What filling a placeholder can make wrong, in words."""
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "string_too_long":
+            return f"has {len(error['input'])} characters; at most {context['max_length']} are possible"
+        case "string_pattern_mismatch":
+            return f"cannot be {error['input']!r}: {PATTERNS[context['pattern']]}"
+    return f"is not possible: {context.get('what', error['msg'])}"
 
 
 def _said(values: AxisValues) -> str:
