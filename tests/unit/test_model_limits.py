@@ -122,6 +122,7 @@ def test_permissions_of_every_type() -> None:
     "source",
     [
         "s3://bucket/model",
+        "runs:/abc/model",
         "s3://bucket/a/../model",
         "s3://bucket/a/%2e%2e/model",
         "gs://bucket/model",

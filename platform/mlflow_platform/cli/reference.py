@@ -22,15 +22,14 @@ _WIDTH = 100
 
 def page() -> str:
     """The help of every command as Markdown."""
-    top = click.Context(root, info_name="mlplatform", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    width = {"terminal_width": _WIDTH, "max_content_width": _WIDTH}
+    top = click.Context(root, info_name="mlplatform", **width, **root.context_settings)
     parts = [_HEAD, f"```text\n{root.get_help(top).rstrip()}\n```\n"]
     for name in COMMANDS:
         command = root.get_command(top, name)
         if command is None:
             raise LookupError(name)
-        context = click.Context(
-            command, info_name=name, parent=top, terminal_width=_WIDTH, max_content_width=_WIDTH
-        )
+        context = click.Context(command, info_name=name, parent=top, **width)
         parts.append(f"## mlplatform {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
     return "\n".join(parts)
 

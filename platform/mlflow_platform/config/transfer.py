@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,21 +9,31 @@ from typing import Any
 
 import yaml
 
+from mlflow_platform.config.composer import plain
+
 Json = Mapping[str, Any]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block style; texts of several lines as literal blocks."""
+    """Block style; texts of several lines as literal blocks; quotes around all that any YAML reader takes
+    for something else than text (PyYAML leaves `y`, `1e3` and `0o17` as they are)."""
+
+
+#: Line ends to YAML 1.1, which PyYAML writes as such and reads back as spaces or `\\n`, unless escaped.
+_ODD_LINE_ENDS = frozenset("\r\x85\u2028\u2029")
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value else None
+    if not _ODD_LINE_ENDS.isdisjoint(value):
+        style = '"'
+    elif "\n" in value:
+        style = "|"
+    else:
+        style = None if isinstance(plain(value), str) else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Dumper.add_representer(str, _text)
-# YAML 1.1's short booleans, which PyYAML leaves unquoted and other readers take for true and false.
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
 
 
 def as_yaml(documents: Iterable[Json]) -> str:

@@ -10,7 +10,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from mlflow_platform.model.base import Document, Mistake, Model, ObjectSpec, repeated
-from mlflow_platform.model.fields import AliasName, Description, Tags, VersionKey, Workspace, alias_mistakes
+from mlflow_platform.model.fields import (
+    AliasName,
+    Description,
+    Tags,
+    VersionKey,
+    Workspace,
+    alias_mistakes,
+    unlike_a_path,
+)
 
 #: mlflow/utils/validation.py: a prompt's text, or its messages as JSON, is a version tag, whose length
 #: MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH bounds.
@@ -84,9 +92,9 @@ class PromptSpec(ObjectSpec):
 
     def mistakes(self, default_name: str) -> Iterator[Mistake]:
         name = self.name or default_name
-        if not _NAME.fullmatch(name) or name in (".", ".."):
+        if not _NAME.fullmatch(name) or unlike_a_path(name):
             what = f"MLflow takes no prompt named {name!r}"
-            yield Mistake(("name",), what, "use letters, digits, dots, dashes and underscores")
+            yield Mistake(("name",), what, "use letters, digits, dots, dashes and underscores, not .. first")
         yield from repeated("versions", [version.key for version in self.versions], "version key")
         first: dict[tuple[bool, str], str] = {}
         for i, version in enumerate(self.versions):

@@ -26,7 +26,8 @@ class ModelVersion(Model):
 
     key: VersionKey = Field(description="Stable name of the version within the document.")
     source: Annotated[str, StringConstraints(min_length=1, max_length=500)] = Field(
-        description="Artifact URI (`s3://`, `runs:/<id>/model`, `models:/<id>`). Immutable."
+        description="Where the artifacts are: `s3://bucket/path`, `runs:/<id>/model` with its runId, "
+        "`models:/<name>/<version>`. Immutable."
     )
     runId: Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z][-_0-9a-zA-Z]*$", max_length=32)] | None = (
         Field(None, description="The run that made it. Immutable.")
@@ -39,11 +40,12 @@ class ModelVersion(Model):
         source, scheme = unquote_plus(self.source), self.source.partition(":")[0].lower()
         if ".." in source.split("/"):
             yield Mistake(("source",), "MLflow takes no source with .. in it", "write the path out")
-        elif scheme == "runs" and self.runId is not None:
-            run = re.match(r"runs:/+([^/]*)", source)
+        elif scheme == "runs":
+            run = re.match(r"runs:/+([^/]*)", source, re.IGNORECASE)
             if run is not None and run[1] != self.runId:
-                what = f"the source is of the run {run[1]}, not of runId"
-                yield Mistake(("runId",), what, "give the same run in both, or leave runId out")
+                given = f"not of runId {self.runId}" if self.runId else "and runId is missing"
+                what = f"the source is of the run {run[1]}, {given}; MLflow wants both to name the same"
+                yield Mistake(("runId",), what, f"write runId: {run[1]}")
         elif self.runId is None and scheme == "mlflow-artifacts":
             what = "MLflow takes an mlflow-artifacts: source only together with the run that it belongs to"
             yield Mistake(("source",), what, "add runId, or write the place as s3://bucket/path")
