@@ -208,7 +208,10 @@ def test_no_command_about_documents_imports_a_server_s_client(tmp_path: Path) ->
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_the_reference_pages_are_current(name: str) -> None:
-    page = ROOT / "docs" / "reference" / name
-    assert page.read_text("utf-8") == PAGES[name](), "run `make docs`"
+def test_the_reference_pages_are_current(tmp_path: Path) -> None:
+    """In a process of its own, as `make docs`: click keeps what a command was first asked for its help."""
+    subprocess.run([sys.executable, "-m", "mlflow_platform.cli.reference", str(tmp_path)], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == set(PAGES)
+    for made in tmp_path.iterdir():
+        page = ROOT / "docs" / "reference" / made.name
+        assert page.read_text("utf-8") == made.read_text("utf-8"), "run `make docs`"

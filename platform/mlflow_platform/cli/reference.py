@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,7 +23,7 @@ _WIDTH = 100
 
 def page() -> str:
     """The help of every command as Markdown."""
-    width = {"terminal_width": _WIDTH, "max_content_width": _WIDTH}
+    width: dict[str, Any] = {"terminal_width": _WIDTH, "max_content_width": _WIDTH}
     top = click.Context(root, info_name="mlplatform", **width, **root.context_settings)
     parts = [_HEAD, f"```text\n{root.get_help(top).rstrip()}\n```\n"]
     for name in COMMANDS:

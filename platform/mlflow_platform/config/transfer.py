@@ -24,6 +24,7 @@ _ODD_LINE_ENDS = frozenset("\r\x85\u2028\u2029")
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style: str | None
     if not _ODD_LINE_ENDS.isdisjoint(value):
         style = '"'
     elif "\n" in value:
