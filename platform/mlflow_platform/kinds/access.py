@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mlflow_platform.errors import Problem, Rejected
+from mlflow_platform.errors import Problem, Rejected, Transient
 from mlflow_platform.kinds.base import Api, Json, Snapshot
 from mlflow_platform.plan.objects import Key
 
@@ -164,13 +164,12 @@ def name_parts(key: Key) -> tuple[str, ...]:
     return (key.name,) if key.workspace in ("", "default") else (key.workspace, key.name)
 
 
-def made_meanwhile(key: Key) -> Rejected:
-    """The refusal of a create that lost a race. Says nothing of MLflow's answer, which quotes the SQL
-    statement with its parameters: for a user, the hash of the password."""
-    return Rejected(
-        f"{key} was made by somebody else since it was looked for",
-        code=ALREADY_EXISTS,
-        remedy="apply again: it is then adopted",
+def made_meanwhile(key: Key) -> Transient:
+    """A create that lost a race, often to one of our own that was killed in flight: the next look at the
+    server tells whose the object is. Says nothing of MLflow's answer, which quotes the SQL statement with
+    its parameters: for a user, the hash of the password."""
+    return Transient(
+        f"{key} was made since it was looked for", uncertain=True, remedy="apply again: it is then adopted"
     )
 
 
