@@ -62,6 +62,17 @@ def test_a_file_within_a_folder_that_is_given_too_is_read_once(tmp_path: Path) -
     assert not found.whole
 
 
+def test_links_to_folders_are_followed_and_never_in_circles(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "a.yaml").write_text(experiment("a"))
+    (shared / "up").symlink_to(shared)
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "linked").symlink_to(shared)
+    assert names(load([config])) == ["a"]
+
+
 def test_a_mounted_config_map_is_read_once(tmp_path: Path) -> None:
     """kubelet mounts one as links to a hidden folder (pkg/volume/util/atomic_writer.go)."""
     (tmp_path / "..2026").mkdir()

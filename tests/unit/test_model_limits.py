@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from mlflow_platform.config import load
 from mlflow_platform.model import DOCUMENTS
 from mlflow_platform.model.base import PATTERNS, Document
 from mlflow_platform.model.fields import RESERVED_TAG_PREFIXES, AliasName, TagKey
@@ -136,6 +139,23 @@ def test_permissions_of_every_type() -> None:
 def test_sources_of_versions_without_a_run(source: str) -> None:
     mine = ours(lambda: document("RegisteredModel", versions=[{"key": "v", "source": source}]))
     assert mine == theirs(lambda: _validate_source_run(source, ""))
+
+
+def test_what_the_examples_name_is_taken_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = []
+    resolve = socket.getaddrinfo
+
+    def numeric_only(host: str, *rest: Any, **named: Any) -> Any:
+        looked_up.append(host)
+        return resolve(host, None, flags=socket.AI_NUMERICHOST)
+
+    monkeypatch.setattr(socket, "getaddrinfo", numeric_only)
+    found = [one.document for one in load([Path(__file__).parents[2] / "manifests" / "examples"]).documents]
+    sources = [v.source for d in found if d.kind == "RegisteredModel" for v in d.spec.versions]
+    assert [s for s in sources if not theirs(lambda s=s: _validate_source_run(s, ""))] == []
+    hooks = [d.spec.url for d in found if d.kind == "Webhook"]
+    assert [url for url in hooks if not theirs(lambda url=url: validation._validate_webhook_url(url))] == []
+    assert len(looked_up) == len(hooks) > 0
 
 
 def test_lengths_are_the_smaller_of_mlflows_checks_and_columns() -> None:
