@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_platform.errors import BadInput
-from mlflow_platform.local import credentials, logs, schema
+from mlflow_platform.local import credentials, schema
 from mlflow_platform.local.postgres import Postgres
 from mlflow_platform.local.seaweedfs import BUCKET, SeaweedFS
 from mlflow_platform.local.stack import Stack
@@ -106,13 +106,12 @@ def check_stack(stack: Stack, environment: Mapping[str, str]) -> Iterator[Check]
     status = stack.status()
     down = [p for p in status.processes if not p.healthy]
     if down:
-        logged = [str(stack.folder.log(p.name)) for p in down if logs.tail(stack.folder.log(p.name), 1)]
         reasons = "; ".join(f"{p.name}: {p.problem}" for p in down if p.problem)
         yield Check(
             "processes",
             "fault",
             f"not running: {', '.join(p.name for p in down)}" + (f" ({reasons})" if reasons else ""),
-            "run `mlplatform up`" + (f"; if it fails again, look into {', '.join(logged)}" if logged else ""),
+            f"run `mlplatform up`; if it fails again, look into the logs in {stack.folder.logs}",
         )
     else:
         yield Check("processes", "ok", f"{len(status.processes)} processes run")
@@ -220,25 +219,32 @@ def _databases(postgres: Postgres) -> Iterator[Check]:
             yield from _skipped("no connection", f"encoding {database}", f"schema {database}")
             continue
         yield Check(f"database {database}", "ok", "accepts the server's login")
-        if encoding == "UTF8":
-            yield Check(f"encoding {database}", "ok", encoding)
-        else:
-            yield Check(
-                f"encoding {database}",
-                "fault",
-                f"the database has the encoding {encoding}, which cannot hold every name",
-                "dump it, create it again with ENCODING 'UTF8' TEMPLATE template0, and restore it",
-            )
-        head = schema.head(database)
-        if revision == head:
-            yield Check(f"schema {database}", "ok", f"at {head}, MLflow's head")
-        else:
-            yield Check(
-                f"schema {database}",
-                "fault",
-                f"at {revision or 'nothing'}, MLflow needs {head}",
-                "run `mlplatform down` and `mlplatform up`, which migrates",
-            )
+        yield _encoding(database, encoding)
+        yield _revision(database, revision, schema.head(database))
+
+
+def _encoding(database: str, encoding: str) -> Check:
+    name = f"encoding {database}"
+    if encoding == "UTF8":
+        return Check(name, "ok", encoding)
+    return Check(
+        name,
+        "fault",
+        f"the database has the encoding {encoding}, which cannot hold every name",
+        "dump it, create it again with ENCODING 'UTF8' TEMPLATE template0, and restore it",
+    )
+
+
+def _revision(database: str, revision: str | None, head: str) -> Check:
+    name = f"schema {database}"
+    if revision == head:
+        return Check(name, "ok", f"at {head}, MLflow's head")
+    return Check(
+        name,
+        "fault",
+        f"at {revision or 'nothing'}, MLflow needs {head}",
+        "run `mlplatform down`, then `up`, which migrates",
+    )
 
 
 def _bucket(s3: SeaweedFS) -> Iterator[Check]:

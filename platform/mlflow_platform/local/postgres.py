@@ -142,6 +142,8 @@ class Postgres:
     def _initialise(self, run: RunToEnd, base: Path) -> None:
         unfinished = base / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
+        if self.settings.postgres_mode == "nobody":
+            OUTSIDE.mkdir(mode=0o755, parents=True, exist_ok=True)
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.settings.postgres_mode == "nobody":
             self._copy_programs(base)
@@ -170,11 +172,18 @@ class Postgres:
         unfinished.rename(self.data)
 
     def _copy_programs(self, base: Path) -> None:
-        OUTSIDE.mkdir(mode=0o755, parents=True, exist_ok=True)
         target = base / "programs"
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(programs(), target, ignore=shutil.ignore_patterns("include", "*.a"))
-        target.chmod(0o755)
+        package = programs().parent
+        # The wheel's programs look for their libraries in the folder beside the package.
+        shutil.copytree(
+            programs(),
+            target / package.name / programs().name,
+            ignore=shutil.ignore_patterns("include", "*.a"),
+        )
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, target / libraries.name)
 
     def _check_version(self) -> None:
         made_by = (self.data / "PG_VERSION").read_text().strip()
@@ -198,7 +207,9 @@ class Postgres:
 
     def _command(self, program: str, *arguments: str, directory: Path) -> Command:
         mode = self.settings.postgres_mode
-        root = directory / "programs" if mode == "nobody" else programs()
+        root = programs()
+        if mode == "nobody":
+            root = directory / "programs" / root.parent.name / root.name
         user, group = self._user()
         return Command(
             arguments=(

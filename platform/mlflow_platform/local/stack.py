@@ -298,9 +298,9 @@ class Stack:
         while True:
             known = state.read_state(self.folder)
             if known.phase == "failed" or not folder.is_locked(self.folder.supervisor_lock):
-                raise Fatal(
-                    known.problem or "the supervisor ended", remedy=f"the logs are in {self.folder.logs}"
-                )
+                # A problem that has a remedy of its own names its log already.
+                remedy = "" if "\n" in known.problem else f"the logs are in {self.folder.logs}"
+                raise Fatal(known.problem or "the supervisor ended", remedy=remedy)
             if known.phase == "running" and self.status().healthy:
                 return
             step = known.step or next((r.problem for r in known.processes.values() if r.problem), "")
