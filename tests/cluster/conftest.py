@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.cluster import clusters
 
 #: The first use on a machine builds Kubernetes: about 7 minutes on 2 idle cores.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.cluster import clusters
 
 PYTHON = "localhost/python:3.13-slim-trixie"

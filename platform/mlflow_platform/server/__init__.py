@@ -1,0 +1,1 @@
+"""What runs inside the platform's image beside MLflow itself."""
