@@ -81,7 +81,7 @@ def _marks(node: yaml.Node, path: Steps = ()) -> dict[Steps, tuple[int, int]]:
 TREES = st.dictionaries(
     WORDS,
     st.recursive(
-        WORDS | st.text(min_size=1, max_size=20).filter(lambda t: t.isprintable()),
+        WORDS | st.text(min_size=1, max_size=20).filter(lambda t: t.isprintable() and plain(t) == t),
         lambda below: st.lists(below, max_size=4) | st.dictionaries(WORDS, below, max_size=4),
         max_leaves=12,
     ),
