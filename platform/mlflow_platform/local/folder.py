@@ -74,7 +74,10 @@ class Folder:
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self.settings.exists() and any(e.name != "lock" for e in self.root.iterdir()):
+            # What a first `up` makes before it has written the settings is no stranger's.
+            early = {self.lock.name, self.logs.name}
+            strange = {e.name for e in self.root.iterdir() if not e.name.startswith(".stack.json.")} - early
+            if strange and not self.settings.exists():
                 raise BadInput(
                     f"{self.root} is not empty and holds no stack",
                     remedy=f"choose another folder with --data or {VARIABLE}",
