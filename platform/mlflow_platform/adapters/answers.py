@@ -23,13 +23,19 @@ _INVALID_HOST = "Invalid Host header"
 _FINAL_CODES = frozenset({"INVALID_STATE", "DATA_LOSS", "NOT_IMPLEMENTED"})
 _LONGEST_MESSAGE = 500
 
-_LOGIN_REMEDY = "check the user name and the password (mlplatform env prints those of the local stack)"
+_LOGIN_REMEDY = (
+    "check the user name and the password (mlplatform env prints those of the local stack), and the path of "
+    "the tracking URI"
+)
+_NO_LOGIN_REMEDY = "give a user name and a password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
 _NOT_MLFLOW = "this does not look like an MLflow server, or a proxy in between answered for it"
 
 
-def parse(answer: Answer, what: str, address: str, *, hide: Sequence[str] = ()) -> dict[str, Any]:
+def parse(
+    answer: Answer, what: str, address: str, *, hide: Sequence[str] = (), anonymous: bool = False
+) -> dict[str, Any]:
     """The JSON object of an answer. `what` is the request (`POST api/...`) and `address` the server, for
-    messages; `hide` are secrets that no message may hold.
+    messages; `hide` are secrets that no message may hold; `anonymous`: it was asked without a login.
 
     Raises `Rejected` with MLflow's error_code, `Transient`, or `Fatal` where the login or the server is
     wrong. Whether a `Transient` request may have been carried out: only 429, and 503 with Retry-After,
@@ -37,7 +43,7 @@ def parse(answer: Answer, what: str, address: str, *, hide: Sequence[str] = ()) 
     """
     if 200 <= answer.status < 300:
         return _content(answer, what, address)
-    raise _error(answer, what, address, hide)
+    raise _error(answer, what, address, hide, anonymous)
 
 
 def _content(answer: Answer, what: str, address: str) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def _content(answer: Answer, what: str, address: str) -> dict[str, Any]:
     return value
 
 
-def _error(answer: Answer, what: str, address: str, hide: Sequence[str]) -> PlatformError:
+def _error(answer: Answer, what: str, address: str, hide: Sequence[str], anonymous: bool) -> PlatformError:
     status = answer.status
     code, message = _reason(answer)
     for secret in hide:
@@ -74,6 +80,8 @@ def _error(answer: Answer, what: str, address: str, hide: Sequence[str]) -> Plat
         refused = status == 429 or (status == 503 and wait is not None)
         text = f"{address} is busy or away (HTTP {status} to {what}): {message}"
         return Transient(text, retry_after=wait, uncertain=not refused)
+    if status == 401 and anonymous:
+        return Fatal(f"{address} asks for a login (HTTP 401 to {what})", remedy=_NO_LOGIN_REMEDY)
     if status == 401:
         return Fatal(f"{address} does not accept the login (HTTP 401 to {what})", remedy=_LOGIN_REMEDY)
     if status == 403 and _INVALID_HOST in message:

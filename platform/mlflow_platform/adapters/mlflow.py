@@ -154,7 +154,7 @@ class MlflowApi:
             headers += "Content-Type: application/json\r\n"
 
         def decode(answer: Answer) -> dict[str, Any]:
-            return answers.parse(answer, f"{method} {path}", self.address, hide=self._secrets(json))
+            return self._parse(answer, f"{method} {path}", json)
 
         return self._ask(method, target, headers, body, decode, idempotent=idempotent)
 
@@ -194,14 +194,14 @@ class MlflowApi:
 
     def _probe(self, path: str) -> dict[str, Any]:
         def decode(answer: Answer) -> dict[str, Any]:
-            return answers.parse(answer, f"GET {path}", self.address, hide=self._secrets(None))
+            return self._parse(answer, f"GET {path}")
 
         return self._ask("GET", path, self._headers, None, decode, seconds=_PROBE_SECONDS)
 
     def _version(self, answer: Answer) -> str:
         """The server's version, which it gives as plain text (mlflow/server/__init__.py: version)."""
         if answer.status != 200:
-            answers.parse(answer, "GET version", self.address, hide=self._secrets(None))
+            self._parse(answer, "GET version")
         text = answer.body[:100].decode("utf-8", "replace").strip()
         found = re.match(r"(\d+)\.(\d+)", text)
         if not found:
@@ -278,10 +278,12 @@ class MlflowApi:
             self._sent[method] += 1
             self._sent[kind] += 1
 
-    def _secrets(self, json: Mapping[str, Any] | None) -> list[str]:
-        """Values that no message may hold, even if a server sends them back."""
-        sent = [v for k, v in (json or {}).items() if isinstance(v, str) and _SECRET_FIELD.search(k)]
-        return [s for s in (*sent, self._password) if s]
+    def _parse(self, answer: Answer, what: str, json: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        # What no message may hold, even if a server sends it back.
+        hide = [v for k, v in (json or {}).items() if isinstance(v, str) and v and _SECRET_FIELD.search(k)]
+        if self._password:
+            hide.append(self._password)
+        return answers.parse(answer, what, self.address, hide=hide, anonymous=self.username is None)
 
     def _lost(self, error: NotSent | NoAnswer, what: str) -> Transient:
         """The error for a request without a whole answer. Raises `Fatal` where TLS cannot work."""
