@@ -1,0 +1,46 @@
+"""Run benchmarks: `python -m tests.bench` for all, or with names. Exit code 1 when a promise is not met.
+
+Each starts a stack of its own on free ports and stops it. Figures depend on the machine; ratios are of
+things measured side by side in one run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from mlflow_platform.local import Stack
+from tests.bench import scale, startup
+
+
+def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
+    """Call `measure` with the environment of a fresh stack and a scratch folder."""
+    with tempfile.TemporaryDirectory(prefix="mlplatform-bench-") as scratch:
+        stack = Stack(Path(scratch) / "stack")
+        try:
+            stack.up(port=0, owned=True)
+            return measure({**os.environ, **stack.endpoints().environment()}, Path(scratch))
+        finally:
+            stack.reset()
+
+
+BENCHMARKS: dict[str, Callable[[], bool]] = {
+    "startup": lambda: startup.main(dict(os.environ)),
+    "scale": lambda: with_stack(scale.main),
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = [n for n in names if n not in BENCHMARKS]
+    if unknown:
+        print(f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 64
+    held = [BENCHMARKS[name]() for name in names or BENCHMARKS]
+    return 0 if all(held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
