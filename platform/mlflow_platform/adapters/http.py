@@ -1,7 +1,7 @@
 """HTTP as the adapter needs it: kept connections, and one deadline for everything about a request.
 
 Not urllib3: with a time-out for each read, a server that sends a byte now and then holds a caller for
-ever; and http.client is also the faster one (docs/decisions).
+ever; and http.client is also the faster one (docs/decisions/0008-own-connections.md).
 """
 
 from __future__ import annotations
