@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
 from mlflow_platform.adapters.mlflow import MlflowApi
 from mlflow_platform.apply.rounds import Target
@@ -34,7 +35,8 @@ def connect(
 ) -> Target:
     """Probe the server and describe it. `ca` is PEM text.
 
-    Raises `Fatal` where it cannot be reached, is no MLflow server, or refuses the login.
+    Raises `Transient` where it cannot be reached, `Fatal` where it is no MLflow server or refuses the
+    login.
     """
     api = MlflowApi(
         tracking_uri,
@@ -54,7 +56,8 @@ def connect(
         owner,
         KINDS,
         resolve,
-        login_secret=ledger_key or password or "",
+        address=api.address,
+        login_secret=ledger_key or password or unquote(urlsplit(tracking_uri).password or ""),
         workspaces=features.workspaces,
         workspaces_on=features.workspaces_on,
         auth=features.auth,

@@ -20,7 +20,8 @@ Resolve = Callable[[SecretRef], str]
 class Target:
     """One tracking server as the engine sees it.
 
-    `workspaces` are all workspace names (only `default` where workspaces are off); `login_secret` is
+    `workspaces` are all workspace names (only `default` where workspaces are off); `address` is where the
+    server is, without a login; `login_secret` is
     what the ledger's HMAC key is derived from; `auth` is whether the server
     asks for a login.
     """
@@ -29,7 +30,8 @@ class Target:
     owner: str
     kinds: Mapping[str, Kind]
     resolve: Resolve
-    login_secret: str = ""
+    address: str = ""
+    login_secret: str = field(default="", repr=False)
     workspaces: Sequence[str] = ("default",)
     workspaces_on: bool = False
     auth: bool = True

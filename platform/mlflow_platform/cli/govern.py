@@ -93,7 +93,7 @@ def plan_command(
         plans = [
             saved.SavedPlan(
                 s.server,
-                s.uri,
+                s.target.address,
                 r.plan.owner,
                 r.plan,
                 r.desired,
@@ -260,12 +260,14 @@ def _apply_saved(
     source = SecretSource(where.secrets, os.environ)
     if plan.document:
         target = connect_documented(TrackingServer.model_validate(plan.document), plan.owner, source)
-    elif where.tracking_uri not in (None, plan.uri):
+    else:
+        target = connect(
+            where.tracking_uri or plan.uri, where.username, where.password, owner=plan.owner, secrets=source
+        )
+    if target.address != plan.uri:
         raise BadInput(
-            f"the plan was made for {plan.uri}, but the server at hand is {where.tracking_uri}",
+            f"the plan was made for {plan.uri}, but the server at hand is {target.address}",
             remedy="plan again, or set MLFLOW_TRACKING_URI to the plan's server",
         )
-    else:
-        target = connect(plan.uri, where.username, where.password, owner=plan.owner, secrets=source)
     with output.progress(len(plan.plan.changes), quiet=as_json) as report:
         return plan.server, carry_out_saved(target, plan, allowed, report)

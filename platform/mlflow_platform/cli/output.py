@@ -46,7 +46,7 @@ def print_plans(plans: Sequence[tuple[Site, Plan]], as_json: bool) -> None:
         found = [
             {
                 "server": site.server,
-                "uri": site.uri,
+                "uri": site.target.address,
                 "requests": {k: site.target.api.sent.get(k, 0) for k in ("reads", "writes")},
                 **render.as_json(plan),
             }
@@ -56,7 +56,7 @@ def print_plans(plans: Sequence[tuple[Site, Plan]], as_json: bool) -> None:
         return
     for site, plan in plans:
         if len(plans) > 1:
-            click.echo(style(f"{site.server} ({site.uri})", "blue"))
+            click.echo(style(f"{site.server} ({site.target.address})", "blue"))
         for line in render.as_text(plan, style):
             click.echo(line)
 

@@ -39,7 +39,6 @@ class Site:
     """One server with the objects declared for it."""
 
     server: str
-    uri: str
     target: Target
     desired: tuple[Desired, ...]
     document: TrackingServer | None = None
@@ -94,8 +93,7 @@ def sites(configuration: Configuration, project: str | None, wanted: Connection)
     for name, objects in sorted(_declared(configuration).items()):
         if name in documents:
             target = connect_documented(documents[name], owner, source)
-            uri = documents[name].spec.trackingUri
-            found.append(Site(name, uri, target, tuple(objects), documents[name]))
+            found.append(Site(name, target, tuple(objects), documents[name]))
         elif name != DEFAULT_SERVER:
             known = ", ".join(sorted({*documents, DEFAULT_SERVER}))
             raise BadInput(
@@ -110,7 +108,7 @@ def sites(configuration: Configuration, project: str | None, wanted: Connection)
         else:
             uri = wanted.tracking_uri
             target = connect(uri, wanted.username, wanted.password, owner=owner, secrets=source)
-            found.append(Site(name, uri, target, tuple(objects)))
+            found.append(Site(name, target, tuple(objects)))
     return found
 
 
