@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from mlflow_platform.apply.ledger import Ledger
@@ -11,6 +12,8 @@ from mlflow_platform.kinds.base import Api, Kind, Snapshot
 from mlflow_platform.plan.brakes import Brakes
 from mlflow_platform.plan.engine import Plan, make_plan
 from mlflow_platform.plan.objects import Desired, Key, ObjectProblem, Observed, SecretRef
+
+_LISTS_AT_ONCE = 3
 
 Resolve = Callable[[SecretRef], str]
 """The value of a secret. Raises `BadInput` where there is none."""
@@ -21,9 +24,8 @@ class Target:
     """One tracking server as the engine sees it.
 
     `workspaces` are all workspace names (only `default` where workspaces are off); `address` is where the
-    server is, without a login; `login_secret` is
-    what the ledger's HMAC key is derived from; `auth` is whether the server
-    asks for a login.
+    server is, without a login; `login_secret` is what the ledger's HMAC key is derived from; `auth` is
+    whether the server asks for a login.
     """
 
     api: Api
@@ -100,12 +102,14 @@ def observable(target: Target) -> list[Kind]:
 def _observe(
     target: Target, snapshot: Snapshot, ledger: Ledger, names: Iterable[str], wanted: Sequence[Desired]
 ) -> list[Observed]:
-    found: list[Observed] = []
-    for name in sorted(names):
+    def look(name: str) -> list[Observed]:
         kind = target.kinds[name]
         mine = [d for d in wanted if d.key.kind == name]
-        found.extend(_with_ledger(kind, kind.observe(snapshot, mine), ledger))
-    return found
+        return list(_with_ledger(kind, kind.observe(snapshot, mine), ledger))
+
+    # Together: while the server makes one list, another is decoded here.
+    with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
+        return [item for found in pool.map(look, sorted(names)) for item in found]
 
 
 def _with_ledger(kind: Kind, observed: Iterable[Observed], ledger: Ledger) -> Iterable[Observed]:

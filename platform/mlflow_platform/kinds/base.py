@@ -58,12 +58,18 @@ class Snapshot:
         self.workspaces = tuple(workspaces)
         self.workspaces_on = workspaces_on
         self.complete = complete
-        self._lock = threading.RLock()  # a value may be made from another one
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.RLock] = {}
         self._made: dict[str, Any] = {}
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """The value of `make()`, called at most once a snapshot for each `name`."""
+        """The value of `make()`, called at most once a snapshot for each `name`.
+
+        Different values may be made at the same time, and one from another.
+        """
         with self._lock:
+            making = self._making.setdefault(name, threading.RLock())
+        with making:
             if name not in self._made:
                 self._made[name] = make()
             value: T = self._made[name]

@@ -12,9 +12,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal
 
 from mlflow_platform.errors import Location, Problem
+
+#: Objects of a kind have mostly the same fields: what is worked out for a path is kept for this many.
+_PATHS = 16_384
 
 Path = tuple[str, ...]
 Value = str | int | float | bool | None
@@ -74,6 +78,7 @@ class SecretRef:
         return f"{self.namespace}/{self.name}/{self.key}"
 
 
+@lru_cache(maxsize=_PATHS)
 def short(path: Path) -> str:
     """Eight hex digits that stand for a path in a mark (marks must stay below `MARK_MAX_LENGTH`)."""
     return hashlib.sha256("\0".join(path).encode()).hexdigest()[:8]
@@ -173,6 +178,7 @@ class Traits:
     """For an immutable pattern: what the user can do."""
 
 
+@lru_cache(maxsize=_PATHS)
 def matches(path: Path, patterns: tuple[Path, ...]) -> bool:
     """Whether `path` is one of the patterns."""
     return any(
