@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from mlflow_platform.errors import BadInput
 from mlflow_platform.local import Stack, credentials
@@ -173,6 +174,44 @@ def test_secrets_are_in_no_command_line_and_in_no_log(breakable: Stack) -> None:
     texts = [*lines, *(p.read_bytes() for p in breakable.folder.logs.iterdir())]
     texts += [breakable.folder.settings.read_bytes(), breakable.folder.state.read_bytes()]
     assert not [secret for secret in secrets if any(secret.encode() in text for text in texts)]
+
+
+def test_the_stores_inner_ports_serve_nobody_without_keys(breakable: Stack) -> None:
+    """Another user of the machine can reach the ports, but neither objects nor S3's keys."""
+    run = log_run(breakable, "private", "not for everybody")
+    port = breakable.settings().ports
+    listed = urllib3.request("GET", f"http://127.0.0.1:{port['s3-filer']}/buckets/mlflow/?pretty=y")
+    assert listed.status == 401
+    assert run.encode() not in listed.data
+    unsigned = urllib3.request("GET", f"http://127.0.0.1:{port['s3']}/mlflow")
+    assert unsigned.status == 403
+    # The same question with and without the certificates, which only the owner can read.
+    assert "mlflow" in ask_the_filer(breakable, breakable.folder.root / "s3", seconds=30.0)
+    assert "mlflow" not in ask_the_filer(breakable, Path("/"), seconds=5.0)
+
+
+def ask_the_filer(stack: Stack, directory: Path, *, seconds: float) -> str:
+    """The buckets as SeaweedFS' own shell lists them when started in a directory; it tries for ever."""
+    port = stack.settings().ports
+    asked = subprocess.Popen(
+        [
+            Path(sys.executable).parent / "weed",
+            "shell",
+            f"-master=127.0.0.1:{port['s3-master']}.{port['s3-master-grpc']}",
+            f"-filer=127.0.0.1:{port['s3-filer']}.{port['s3-filer-grpc']}",
+        ],
+        cwd=directory,
+        env={"HOME": "/nonexistent"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        return asked.communicate("fs.ls /buckets\nexit\n", timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        return asked.communicate()[0]
 
 
 def test_files_are_for_their_owner_only(breakable: Stack) -> None:

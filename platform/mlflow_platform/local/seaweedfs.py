@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_platform.errors import BadInput
+from mlflow_platform.local import s3_security
 from mlflow_platform.local.credentials import Credentials
 from mlflow_platform.local.folder import Folder, write_private
 from mlflow_platform.local.service import Command, RunToEnd, environment
@@ -52,6 +53,7 @@ class SeaweedFS:
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
         write_private(identities, json.dumps({"identities": [identity]}, indent=2) + "\n")
+        s3_security.write(base)
         ports = self.settings.ports
         flags: dict[str, object] = {
             "dir": base / "data",
