@@ -252,6 +252,10 @@ def test_versions_and_names_are_checked(chart: Chart) -> None:
     for name in ("", "Upper", "1st", "a" * 41, "a-"):
         with pytest.raises(BadInput, match="is not usable"):
             Release(name=name)
+    for name in ("", "Upper", "a" * 64, "-a"):
+        with pytest.raises(BadInput, match=r"namespace .* is not usable"):
+            Release(namespace=name)
+    assert Release("a" * 40, "1" * 63)
     with pytest.raises(BadInput, match="is not a chart"):
         Chart(chart.folder / "templates")
 

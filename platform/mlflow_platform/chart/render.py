@@ -28,8 +28,10 @@ KIND_ORDER = (
 )  # fmt: skip
 #: Newest Kubernetes this was tried with; what `--kube-version` is by default.
 DEFAULT_KUBE_VERSION = "1.34"
-#: DNS label, RFC 1123; the bound leaves room for the longest suffix of an object's name in 63 characters.
-NAME = re.compile(r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
+#: What may name a release: the start of an RFC 1035 label, with room for suffixes in 63 characters.
+RELEASE_NAME = re.compile(r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
+#: What may name a namespace: a whole label of RFC 1123.
+NAMESPACE = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ class Release:
     namespace: str = "mlflow"
 
     def __post_init__(self) -> None:
-        for what, value in (("release name", self.name), ("namespace", self.namespace)):
-            if not NAME.match(value):
-                raise BadInput(
-                    f"{what} {value!r} is not usable",
-                    remedy="use 1 to 40 lower-case letters, digits and dashes, starting with a letter",
-                )
+        for what, value, pattern, rule in (
+            ("release name", self.name, RELEASE_NAME, "at most 40 lower-case letters, digits and dashes"),
+            ("namespace", self.namespace, NAMESPACE, "at most 63 lower-case letters, digits and dashes"),
+        ):
+            if not pattern.match(value):
+                raise BadInput(f"{what} {value!r} is not usable", remedy=f"use {rule}")
 
 
 @dataclass(frozen=True)
