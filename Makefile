@@ -61,6 +61,8 @@ LOCK = $(BIN)/python -m piptools compile --quiet --generate-hashes --strip-extra
 
 lock: $(DEV) ## Write the locks anew from pyproject.toml (UPGRADE=1: latest versions)
 	$(LOCK) --extra local --extra kubernetes --output-file platform/requirements.txt pyproject.toml
+	$(LOCK) --extra server --extra kubernetes --constraint platform/requirements.txt \
+	  --output-file platform/requirements-server.txt pyproject.toml
 	$(LOCK) --extra local --extra kubernetes --extra client --extra dev \
 	  --constraint platform/requirements.txt --output-file platform/requirements-dev.txt pyproject.toml
 
