@@ -19,7 +19,7 @@ RUNTIME := .venv/.runtime
 PROJECT := .venv/.project
 DEV := .venv/.dev
 
-.PHONY: help up down status test test-cluster check bench lint docs lock
+.PHONY: help up down status test test-cluster check bench lint docs lock deploy undeploy render manifests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,18 @@ down: $(RUNTIME) $(PROJECT) ## Stop the local stack; its data stays
 
 status: $(RUNTIME) $(PROJECT) ## Show the local stack's processes, ports and health
 	@$(BIN)/mlplatform status
+
+deploy: $(RUNTIME) $(PROJECT) ## Bring MLflow to the cluster that KUBECONFIG names (DEPLOY='--profile local -n team')
+	@$(BIN)/mlplatform deploy $(DEPLOY)
+
+undeploy: $(RUNTIME) $(PROJECT) ## Take it away again; its data stay
+	@$(BIN)/mlplatform undeploy $(DEPLOY)
+
+render: $(RUNTIME) $(PROJECT) ## Print the Kubernetes objects of a deployment (DEPLOY as above)
+	@$(BIN)/mlplatform render $(DEPLOY)
+
+manifests: $(RUNTIME) $(PROJECT) ## Write manifests/quickstart.yaml and manifests/production from the chart
+	@$(BIN)/python -m mlflow_platform.deploy.manifests
 
 check: lint test ## All checks of a change: lint, then test
 

@@ -16,11 +16,6 @@ from mlflow_platform.deploy.health import State, health
 from mlflow_platform.deploy.waiting import LINES, wait
 from mlflow_platform.errors import Fatal, Transient
 
-#: A namespace that a deployment makes asks of every pod what the chart's pods are.
-NAMESPACE_LABELS = {
-    f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")
-}
-
 
 @dataclass
 class Outcome:
@@ -88,7 +83,11 @@ class Deployment:
         """What `run` would change. Writes nothing; `Rejected` if the API server refuses an object."""
         preflight.check(self.cluster, self.manifests, self.release.namespace)
         if self._namespace() is None:
-            created = [Difference("Namespace", self.release.namespace, None, self._namespace_object())]
+            created = [
+                Difference(
+                    "Namespace", self.release.namespace, None, phases.namespace_object(self.release.namespace)
+                )
+            ]
             return created + [Difference(m.kind, m.name, None, m.object) for m in self.manifests]
         gone = [Difference(*phases.key(old), old, None) for old in self._leftovers()]
         return self._differences() + gone
@@ -141,10 +140,6 @@ class Deployment:
     def _namespace(self) -> Mapping[str, Any] | None:
         return self.cluster.get("v1", "Namespace", "", self.release.namespace)
 
-    def _namespace_object(self) -> Mapping[str, Any]:
-        metadata = {"name": self.release.namespace, "labels": NAMESPACE_LABELS}
-        return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
-
     def _make_namespace(self, outcome: Outcome) -> None:
         """One that is there is somebody's: it is left as it is."""
         name, found = f"Namespace/{self.release.namespace}", self._namespace()
@@ -153,7 +148,7 @@ class Deployment:
                 f"namespace {self.release.namespace} is being deleted", remedy="deploy when it is gone"
             )
         if found is None:
-            self.cluster.apply(self._namespace_object())
+            self.cluster.apply(phases.namespace_object(self.release.namespace))
         outcome.changes[name] = Change.CREATED if found is None else Change.UNCHANGED
 
     def _try(self) -> list[str]:

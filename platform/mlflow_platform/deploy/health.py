@@ -81,10 +81,10 @@ def trouble(pod: Mapping[str, Any]) -> Trouble | None:
         restarts = container.get("restartCount", 0)
         if reason in HOPELESS:
             return Trouble(name, container["name"], reason, message, HOPELESS[reason])
-        if ended.get("exitCode") and (restarts or state.get("terminated")):
-            why = f"{ended.get('reason', 'Error')}, exit code {ended['exitCode']}"
-            if state.get("running") or container.get("ready"):
+        if ended.get("exitCode"):
+            if "running" in state:
                 continue  # it ended once and runs again
+            why = f"{ended.get('reason', 'Error')}, exit code {ended['exitCode']}"
             patience = 0.0 if restarts >= RESTARTS else float("inf")
             return Trouble(name, container["name"], why, "", patience, restarted="terminated" not in state)
     for condition in status.get("conditions", []):

@@ -74,6 +74,12 @@ def _phase(manifest: Manifest) -> str:
     return "rules and addresses"
 
 
+def namespace_object(name: str) -> dict[str, Any]:
+    """A namespace that asks of every pod what the chart's pods are."""
+    rules = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": rules}}
+
+
 def labels(release: str, chart: str) -> dict[str, str]:
     """Those that every object of a release carries (the chart's partial `selector`)."""
     return {

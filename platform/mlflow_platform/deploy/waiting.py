@@ -97,7 +97,7 @@ def _failure(
             text = cluster.log(namespace, one.pod, one.container, lines=LINES, previous=one.restarted)
             parts += [f"  | {line}" for line in text.splitlines()]
     if not troubles:
-        parts += _events(cluster, live)
+        parts += _events(cluster, live) or _unready(cluster, live)
     return Fatal(
         "\n    ".join(parts),
         remedy=f"mend it and deploy again; more: kubectl -n {namespace} describe {kind.lower()} {name}",
@@ -111,3 +111,14 @@ def _events(cluster: Cluster, live: Mapping[str, Any]) -> list[str]:
     of_it = [e for e in events if e["involvedObject"].get("uid") == uid and e.get("type") == "Warning"]
     of_it.sort(key=lambda e: e.get("lastTimestamp") or e["metadata"]["creationTimestamp"])
     return [f"{e['reason']}: {e['message']}" for e in of_it[-3:]]
+
+
+def _unready(cluster: Cluster, live: Mapping[str, Any]) -> list[str]:
+    """The last words of a pod that runs and never says that it is ready."""
+    for pod in _pods(cluster, live):
+        for container in pod.get("status", {}).get("containerStatuses", []):
+            if not container.get("ready"):
+                place = pod["metadata"]["namespace"], pod["metadata"]["name"], container["name"]
+                lines = cluster.log(*place, lines=LINES).splitlines()
+                return [f"pod {place[1]}, container {place[2]} is not ready", *(f"  | {x}" for x in lines)]
+    return []
