@@ -8,6 +8,7 @@ Every request is safe to repeat, so a passing fault is retried here and nowhere 
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import time
 from collections.abc import Mapping
@@ -23,7 +24,9 @@ FIELD_MANAGER = "mlplatform"
 #: How long one request may take, and how long to go on when the API server does not answer, in seconds.
 TIMEOUT = 30.0
 PATIENCE = 60.0
-#: Asks for an object without spec, data and status (Kubernetes: Receiving resources as Tables and metadata).
+#: An unknown field is answered with status 500 (apimachinery: managedfields/internal/structuredmerge.go).
+_BAD_PATCH = "failed to create typed patch object"
+#: Asks for an object without spec, data and status.
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
@@ -53,7 +56,7 @@ class Cluster:
 
     @classmethod
     def connect(cls, kubeconfig: Path | None = None, context: str = "") -> Cluster:
-        """By kubeconfig (default: $KUBECONFIG, then ~/.kube/config), else as the pod this runs in."""
+        """By kubeconfig (default: $KUBECONFIG, then ~/.kube/config), or as the pod this runs in."""
         try:
             from kubernetes import client, config
             from urllib3.util.ssl_ import create_urllib3_context
@@ -64,8 +67,9 @@ class Cluster:
             ) from error
         settings = client.Configuration()
         try:
-            if kubeconfig is None and not context:
-                config.load_config(client_configuration=settings)
+            in_a_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
+            if in_a_pod and kubeconfig is None and not context:
+                config.load_incluster_config(settings)
             else:
                 config.load_kube_config(
                     str(kubeconfig) if kubeconfig else None, context or None, client_configuration=settings
@@ -88,8 +92,8 @@ class Cluster:
         return str(self.client.configuration.host)
 
     def version(self) -> str:
-        """Such as `1.34`."""
-        found = self._json("GET", "/version")
+        """Such as `1.34`. Asked first, so a server that is not there is not waited for."""
+        found = json.loads(self._request("GET", "/version", patience=5).data)
         return f"{found['major']}.{str(found['minor']).rstrip('+')}"
 
     def resource(self, api_version: str, kind: str) -> Resource | None:
@@ -191,11 +195,12 @@ class Cluster:
         accept: str = "application/json",
         content_type: str = "application/json",
         what: str = "",
+        patience: float = PATIENCE,
     ) -> Any:
         from urllib3.exceptions import HTTPError
 
         url = f"{self.address}{path}{f'?{urlencode(query)}' if query else ''}"
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while True:
             headers = {"accept": accept, "content-type": content_type}
             # Anew each time: a token may have been renewed.
@@ -217,10 +222,13 @@ class Cluster:
                 reason = _words(answer)
                 if answer.status == 401:
                     raise Fatal(f"{self.address} does not accept the login: {reason}")
-                if answer.status != 429 and answer.status < 500:
+                if (answer.status < 500 and answer.status != 429) or _BAD_PATCH in reason:
                     raise Rejected(f"{what}: {reason}" if what else reason, code=str(answer.status))
             if time.monotonic() > deadline:
-                raise Transient(f"the Kubernetes API at {self.address} does not answer: {reason}")
+                raise Transient(
+                    f"the Kubernetes API at {self.address} does not answer: {reason}",
+                    remedy="check the kubeconfig's context and the way to the cluster",
+                )
             time.sleep(1)
 
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.adapters.kubernetes import Cluster, Reply
 from mlflow_platform.chart import Chart, Manifest, Release, Values
 from mlflow_platform.deploy import phases, preflight, smoke
 from mlflow_platform.deploy.differences import Change, Difference
 from mlflow_platform.deploy.health import State, health
 from mlflow_platform.deploy.waiting import LINES, wait
-from mlflow_platform.errors import Fatal, Transient
+from mlflow_platform.errors import Fatal, Rejected, Transient
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Deployment:
         for phase in phases.phases(self.manifests):
             for wanted in phase.objects:
                 live = self._live(wanted)
-                reply = self.cluster.apply(self._completed(wanted, live), dry_run=True)
+                reply = self._send(self._completed(wanted, live), dry_run=True)
                 found.append(Difference(*phases.key(wanted), live, reply.object))
         return found
 
@@ -108,7 +108,7 @@ class Deployment:
             live = None
         name = "/".join(phases.key(wanted))
         self.screen.going_on(name)
-        reply = self.cluster.apply(self._completed(wanted, live))
+        reply = self._send(self._completed(wanted, live))
         version = reply.object["metadata"]["resourceVersion"]
         if live is None:
             outcome.changes[name] = Change.CREATED
@@ -116,6 +116,18 @@ class Deployment:
             same = live["metadata"]["resourceVersion"] == version
             outcome.changes[name] = Change.UNCHANGED if same else Change.CHANGED
         outcome.warnings += [f"{name}: {text}" for text in reply.warnings]
+
+    def _send(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Reply:
+        try:
+            return self.cluster.apply(wanted, dry_run=dry_run)
+        except Rejected as error:
+            if wanted["kind"] != "StatefulSet" or "updates to statefulset spec" not in str(error):
+                raise
+            raise Rejected(
+                f"StatefulSet {wanted['metadata']['name']}: size and class of its volume are fixed",
+                code=error.code,
+                remedy="put the values back; a volume is enlarged in its PersistentVolumeClaim",
+            ) from error
 
     def _wait(self, objects: Sequence[Mapping[str, Any]]) -> None:
         workloads = [o for o in objects if o["kind"] in phases.WORKLOADS]

@@ -19,9 +19,10 @@ _QUICKSTART = """# MLflow with login, Postgres and S3, for a first try. Made by 
 #   kubectl -n mlflow port-forward service/mlflow 5000
 #   kubectl -n mlflow get secret mlflow-auth -o jsonpath='{.data.password}' | base64 -d   # of user admin
 """
-_PRODUCTION = """# Profile `production`. Made by `make manifests`; do not edit. Build on it in a kustomization of your
-# own: set the bucket, the ServiceAccount's identity and a way in (docs/reference/values.md); or render your own
-# with `mlplatform render --profile production -f my-values.yaml`.
+_PRODUCTION = """# Profile `production`. Made by `make manifests`; do not edit.
+#
+# Build on it in a kustomization of your own: set the bucket, the ServiceAccount's identity and a way in
+# (docs/reference/values.md); or render your own: mlplatform render --profile production -f my-values.yaml
 # Needs the operators CloudNativePG and Prometheus in the cluster.
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
