@@ -149,14 +149,14 @@ def test_a_pod_that_cannot_start_stops_it_with_its_words_and_a_re_run_goes_on(
     assert "deleted" in went_on["changes"].values()  # the Job of the absent image
 
     refused = mlplatform(
-        node, "deploy", "-n", restricted, "--set", "auth.existingSecret=no", "--profile", "production"
+        node, "deploy", "-n", restricted, "--set", "auth.existingSecret=mine", "--profile", "production"
     )
     assert refused.returncode == 1
     for words in (
         "the cluster knows no Cluster (postgresql.cnpg.io/v1)",
         "it comes with the CloudNativePG operator",
         "the cluster knows no ServiceMonitor",
-        f"there is no Secret no in namespace {restricted}",
+        f"there is no Secret mine in namespace {restricted}",
         "--from-file=flaskSecretKey=FILE",
     ):
         assert words in refused.stderr

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mlflow_platform.deploy.health import Health, State, health, trouble
+from mlflow_platform.deploy.health import Health, State, Trouble, health, trouble
+from mlflow_platform.deploy.waiting import Patience
 
 INFINITE = float("inf")
 
@@ -157,3 +158,16 @@ def test_the_log_to_show_is_that_of_the_container_that_ended() -> None:
     assert not ended.restarted
     assert restarted is not None
     assert restarted.restarted
+
+
+def test_patience_counts_while_the_reason_goes_to_and_fro_and_ends_with_the_trouble() -> None:
+    def pull(pod: str, reason: str, patience: float) -> Trouble:
+        return Trouble(pod, "c", reason, "", patience)
+
+    patience = Patience()
+    backing_off, failing, other = pull("a", "BackOff", 20), pull("a", "Err", 60), pull("b", "BackOff", 20)
+    assert patience.ended([backing_off], 0) == []
+    assert patience.ended([failing, other], 15) == []
+    assert patience.ended([backing_off, other], 25) == [backing_off]
+    assert patience.ended([other], 30) == []
+    assert patience.ended([backing_off, other], 36) == [other]  # a was well meanwhile: it starts anew

@@ -21,29 +21,38 @@ def wait(
 ) -> None:
     """Return when all are ready. `Fatal` when one failed, or after `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    since: dict[tuple[str, str, str], float] = {}
-    waiting = list(objects)
-    while waiting:
+    patience = Patience()
+    while True:
+        looked = [_look(cluster, wanted) for wanted in objects]
+        waiting = [(live, found) for live, found in looked if found.state is not State.READY]
+        if not waiting:
+            return
+        troubles = {live["metadata"]["uid"]: _troubles(cluster, live) for live, _ in waiting}
+        now = time.monotonic()
+        hopeless = patience.ended([t for some in troubles.values() for t in some], now)
         texts = []
-        for wanted in list(waiting):
-            live, found = _look(cluster, wanted)
-            if found.state is State.READY:
-                waiting.remove(wanted)
-                continue
-            troubles = _troubles(cluster, live)
-            now = time.monotonic()
-            present = {(t.pod, t.container, t.reason) for t in troubles}
-            since = {k: v for k, v in since.items() if k in present} | {
-                k: now for k in present if k not in since
-            }
-            hopeless = [t for t in troubles if now - since[t.pod, t.container, t.reason] >= t.patience]
-            if found.state is State.FAILED or hopeless or now > deadline:
-                raise _failure(cluster, live, found, hopeless or troubles, late=now > deadline)
-            problem = f" ({troubles[0]})" if troubles else ""
-            texts.append(f"{wanted['metadata']['name']}: {found.text}{problem}")
-        if waiting:
-            say("; ".join(texts))
-            time.sleep(INTERVAL)
+        for live, found in waiting:
+            its = troubles[live["metadata"]["uid"]]
+            worst = [t for t in its if t in hopeless]
+            if found.state is State.FAILED or worst or now > deadline:
+                raise _failure(cluster, live, found, worst or its, late=now > deadline)
+            problem = f" ({its[0]})" if its else ""
+            texts.append(f"{live['metadata']['name']}: {found.text}{problem}")
+        say("; ".join(texts))
+        time.sleep(INTERVAL)
+
+
+class Patience:
+    """How long each container has been in trouble."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], float] = {}
+
+    def ended(self, troubles: Sequence[Trouble], now: float) -> list[Trouble]:
+        """Those that have lasted too long; `now` is in seconds. To be asked with all there are, each time."""
+        # Not by reason: a container goes to and fro between failing and waiting for another try.
+        self._since = {(t.pod, t.container): self._since.get((t.pod, t.container), now) for t in troubles}
+        return [t for t in troubles if now - self._since[t.pod, t.container] >= t.patience]
 
 
 def _look(cluster: Cluster, wanted: Mapping[str, Any]) -> tuple[Mapping[str, Any], Health]:
