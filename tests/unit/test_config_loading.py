@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlflow_platform.config import Configuration, load
-from mlflow_platform.errors import BadDocuments, Location
+from mlflow_platform.config.project import check_name
+from mlflow_platform.errors import BadDocuments, BadInput, Location
 
 API = "apiVersion: mlplatform.io/v1alpha1\n"
 
@@ -162,6 +163,19 @@ def test_mistakes_in_the_project_file(text: str, said: str, tmp_path: Path) -> N
     with pytest.raises(BadDocuments) as caught:
         load([tmp_path])
     assert str(caught.value).startswith(f"{file}{said}")
+
+
+@pytest.mark.parametrize("name", ["", "-a", "A", "a b", "a_b", "a" * 64, "a\n", "é"])
+def test_names_that_no_project_can_have(name: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        check_name(name)
+    assert caught.value.problem.what == f"{name!r} cannot be a project's name"
+    assert caught.value.problem.remedy.startswith("use 1 to 63 lower-case letters")
+
+
+@pytest.mark.parametrize("name", ["a", "0-", "search-team", "a" * 63])
+def test_names_that_a_project_can_have(name: str) -> None:
+    assert check_name(name) == name
 
 
 def test_two_projects_at_once_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from mlflow_platform.model.base import Document, Mistake, Model, ObjectSpec
+from mlflow_platform.model.base import Document, Mistake, Model, ObjectSpec, repeated
 from mlflow_platform.model.fields import Username, Workspace
 
 #: mlflow/server/auth/db/models.py: roles.name, role_permissions.resource_pattern varchar(255) and
@@ -108,6 +108,7 @@ class MLflowRoleSpec(ObjectSpec):
                 what = f"a second permission on {item.resourceType} {item.resource!r}"
                 yield Mistake(("permissions", number), what, "keep one of them")
             seen.add(place)
+        yield from repeated("members", self.members, "member")
 
 
 class MLflowRole(Document):
