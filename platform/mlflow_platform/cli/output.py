@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_platform.errors import EXIT_ERROR, EXIT_OK, BadInput, BrakeStopped, PlatformError, Problem
+from mlflow_platform.errors import EXIT_ERROR, EXIT_OK, BadInput
 
 if TYPE_CHECKING:
     from mlflow_platform.apply.execute import Result
     from mlflow_platform.cli.targets import Site
+    from mlflow_platform.errors import Problem
     from mlflow_platform.plan.engine import Plan
 
 
@@ -32,15 +33,13 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-def error_json(error: PlatformError) -> dict[str, Any]:
+def print_error(name: str, exit_code: int, problems: Sequence[Problem], **more: Any) -> None:
     """What a pipeline reads where a command with `--json` ends in an error; docs/concepts.md describes it."""
-    plan = {"hash": error.hash} if isinstance(error, BrakeStopped) else {}
-    problems = [problem_json(problem) for problem in error.problems]
-    found = {"type": type(error).__name__, "exit_code": error.exit_code, **plan, "problems": problems}
-    return {"error": found}
+    found = {"type": name, "exit_code": exit_code, **more, "problems": [_problem(p) for p in problems]}
+    print_json({"error": found})
 
 
-def problem_json(problem: Problem) -> dict[str, Any]:
+def _problem(problem: Problem) -> dict[str, Any]:
     """One problem with all its keys; what is not known is null."""
     place = problem.where
     return {
