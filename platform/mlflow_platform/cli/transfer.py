@@ -36,22 +36,33 @@ def import_command(out: Path, project: str, tracking_uri: str | None, as_json: b
       mlplatform import --out config --project research --tracking-uri https://mlflow.example.com
     """
     from mlflow_platform.config import transfer
+    from mlflow_platform.config.project import check_name
 
-    if out.exists() and any(out.iterdir()):
-        raise BadInput(f"{out} is not empty", remedy="name a new folder: nothing is overwritten")
+    check_name(project)
+    with output.using(out):
+        if out.exists() and any(out.iterdir()):
+            raise BadInput(f"{out} is not empty", remedy="name a new folder: nothing is overwritten")
     target = open_target(tracking_uri, f"project:{project}")
+    with output.using(out):  # before all is read, which may take a while
+        out.mkdir(parents=True, exist_ok=True)
     observed = everything(target)
     free = [o for o in observed if not o.mark or o.mark.owner == target.owner]
     others = len(observed) - len(free)
     found = list(documents(target, free))
-    written = transfer.write(found, out, project)
+    left_out = [said for o in free if (said := target.kinds[o.key.kind].left_out(o))]
+    with output.using(out):
+        written = transfer.write(found, out, project)
     if as_json:
-        output.print_json({"folder": str(out), "written": written, "owned_by_others": others})
+        output.print_json(
+            {"folder": str(out), "written": written, "owned_by_others": others, "left_out": left_out}
+        )
         return
     for kind, count in written.items():
         click.echo(f"{count:6} {kind}")
     if others:
         click.echo(f"{others:6} left out: declared by another owner already")
+    for said in left_out:
+        output.note(said)
     click.echo(f"Written to {out}. Next: mlplatform plan {out}")
 
 
@@ -68,7 +79,9 @@ def export_command(project: str, tracking_uri: str | None, as_json: bool) -> Non
       mlplatform export --project examples --json
     """
     from mlflow_platform.config import transfer
+    from mlflow_platform.config.project import check_name
 
+    check_name(project)
     target = open_target(tracking_uri, f"project:{project}")
     mine = (o for o in everything(target) if o.mark and o.mark.owner == target.owner)
     found = list(documents(target, mine))
