@@ -12,6 +12,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Documents that `make up` applies, and what pytest is to run: make test ARGS=tests/unit
 DOCUMENTS ?= manifests/examples
 ARGS ?= tests --ignore=tests/cluster
+# What `make render` is to print: local, small or production. OUT is a folder to write it to.
+PROFILE ?= small
+OUT ?=
 
 # Stamps inside .venv: an install happens again when its lock has changed.
 VENV := .venv/.made
@@ -19,7 +22,7 @@ RUNTIME := .venv/.runtime
 PROJECT := .venv/.project
 DEV := .venv/.dev
 
-.PHONY: help up down status test test-cluster check bench lint docs lock
+.PHONY: help up down status render test test-cluster check bench lint docs lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +35,9 @@ down: $(RUNTIME) $(PROJECT) ## Stop the local stack; its data stays
 
 status: $(RUNTIME) $(PROJECT) ## Show the local stack's processes, ports and health
 	@$(BIN)/mlplatform status
+
+render: $(RUNTIME) $(PROJECT) ## Print the chart's Kubernetes objects (PROFILE=production; OUT=DIR: into files)
+	@$(BIN)/mlplatform render --profile '$(PROFILE)' $(if $(OUT),--output-dir '$(OUT)')
 
 check: lint test ## All checks of a change: lint, then test
 
@@ -73,7 +79,7 @@ $(VENV):
 	@touch $@
 
 $(RUNTIME): platform/requirements.txt | $(VENV)
-	@echo "Installing into .venv (the first time this takes some minutes) ..."
+	@echo "Installing into .venv (the first time this takes some minutes) ..." >&2
 	@$(PIP) install --quiet --require-hashes --requirement $<
 	@touch $@
 
