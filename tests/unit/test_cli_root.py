@@ -119,6 +119,21 @@ def test_a_full_disk_is_no_traceback() -> None:
         os.close(full)
 
 
+def test_a_full_disk_behind_standard_output_is_no_traceback() -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mlflow_platform.cli", "schema"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        EXIT_ERROR,
+        "error: no space left to write to\n    make room on the disk\n",
+    )
+
+
 def test_a_path_that_somebody_named_gets_a_message_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -12,7 +13,7 @@ import click
 
 import mlflow_platform
 from mlflow_platform import __version__
-from mlflow_platform.errors import EXIT_ERROR, EXIT_USAGE, BrakeStopped, PlatformError, Problem
+from mlflow_platform.errors import EXIT_ERROR, EXIT_USAGE, BadInput, BrakeStopped, PlatformError, Problem
 
 #: Command -> (module of `mlflow_platform.cli`, one-line help). A module is imported when its command runs;
 #: its click command is the attribute named after the command with `-` as `_`, `_command` after it.
@@ -107,16 +108,26 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(f"stopped{_AFTER_A_STOP.get(next(iter(arguments), ''), '')}", err=True)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_ERROR
     except OSError as error:
         from mlflow_platform.cli.output import unusable
 
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            _drop_output()
+            return _failed(BadInput("no space left to write to", remedy="make room on the disk"), ())
         named = _named(error, arguments)
         if named is None:
             raise
         return _failed(unusable(named, error), arguments)
     return code if isinstance(code, int) else 0
+
+
+def _drop_output() -> None:
+    """What is still to be written would fail again at the end of the process."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
 
 
 def _failed(error: PlatformError, arguments: Sequence[str]) -> int:
