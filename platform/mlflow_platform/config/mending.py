@@ -66,8 +66,6 @@ class _Mender:
         """Texts to put back, by their paths."""
         self.keys: dict[str, tuple[Path, str]] = {}
         """Stand-ins of keys: the path of the mapping, and the key to put back."""
-        self.cut = False
-        """Whether a list or a map was cut to its bound, so that not all names are known."""
 
     def mend(self, errors: Sequence[ErrorDetails]) -> None:
         for error in sorted(errors, key=lambda e: e["loc"][-1:] == ("[key]",)):
@@ -80,8 +78,7 @@ class _Mender:
             if error["type"] == "extra_forbidden" or schema is None:
                 parent.pop(path[-1])
             elif error["type"] == "too_long":
-                parent[path[-1]] = _first(parent[path[-1]], error["ctx"]["max_length"])
-                self.cut = True
+                self.shorten(parent, path, schema, error["ctx"]["max_length"])
             elif error["type"] == "too_short":
                 self.lengthen(parent, path, schema)
             else:
@@ -95,6 +92,15 @@ class _Mender:
         self.wrong.add(self.written(path))
         self.keys[mark] = (self.written(path[:-1]), key)
         _rename(parent, key, mark)
+
+    def shorten(self, parent: Any, path: Path, schema: Schema, most: int) -> None:
+        """Cut a list or a map to its bound; a stand-in is for all that was cut off."""
+        old = parent[path[-1]]
+        step: Step = most - 1 if isinstance(old, list) else self.mark()
+        kept = list(enumerate(old) if isinstance(old, list) else old.items())[: most - 1]
+        new = dict([*kept, (step, self.made_for(schema.get("items") or values(schema) or {}))])
+        parent[path[-1]] = list(new.values()) if isinstance(old, list) else new
+        self.stand_ins.add((*self.written(path), step))
 
     def lengthen(self, parent: Any, path: Path, schema: Schema) -> None:
         """Put something into an empty list or map; what is said of the list itself stays true."""
@@ -162,8 +168,6 @@ class _Mender:
 
     def mistakes(self, document: Document) -> Iterator[Mistake]:
         """What is wrong between the fields of the mended document, whatever the wrong fields should be."""
-        if self.cut:
-            return
         for mark, (path, key) in sorted(self.keys.items(), key=lambda item: len(item[1][0])):
             _rename(_walk(document, path), mark, key)
         for path, text in self.texts.items():
@@ -180,10 +184,6 @@ def _copy(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _copy(v) for k, v in value.items()}
     return [_copy(v) for v in value] if isinstance(value, list) else value
-
-
-def _first(value: Any, most: int) -> Any:
-    return value[:most] if isinstance(value, list) else dict(list(value.items())[:most])
 
 
 def _walk(value: Any, path: Path) -> Any:
