@@ -304,6 +304,9 @@ def test_import_of_a_server_made_by_hand_plans_empty(
         "MLflowUser": 20,
         "MLflowRole": 5,
     }
+    roles = [d for d in yaml.safe_load_all((out / "mlflowroles.yaml").read_text()) if d]
+    named = {p["resource"] for d in roles for p in d["spec"]["permissions"]}
+    assert {"#Gone model", "#gone-prompt"} <= named, "MLflow keeps permissions on what is deleted"
     assert run(["validate", str(out)]) == 0
     capsys.readouterr()
     assert run(["plan", str(out), "--json"]) == 0

@@ -26,7 +26,7 @@ def parse(document_name: str = "notify", **spec: object) -> Desired:
 
 def test_a_document_becomes_one_webhook() -> None:
     desired = parse(
-        events=["prompt.created", "model_version.created", "prompt.created"],
+        events=["prompt.created", "model_version.created"],
         secretRef={"name": "hook", "key": "value"},
     )
     assert desired.key == Key("Webhook", "default", "notify")
@@ -82,6 +82,10 @@ def test_a_second_one_with_equal_fields_still_shows_in_a_plan() -> None:
     plan = make_plan([desired], [twins], owner="me", traits={KIND.name: KIND.traits})
     assert [f.path for c in plan.changes for f in c.fields] == [("webhooks with this name",)]
     assert KIND.document(twins) is None
+    said = KIND.left_out(twins)
+    assert said is not None
+    assert said.startswith("Webhook 'notify' has no document: 2 webhooks are named 'notify': a, b; ")
+    assert KIND.left_out(Observed(desired.key, desired.fields, handle={"ids": ["a"]})) is None
 
 
 @given(
