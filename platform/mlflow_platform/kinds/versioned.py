@@ -321,9 +321,13 @@ class Versioned(Kind):
         if tags := importable((p[1], v) for p, v in fields.items() if p[0] == "tags"):
             spec["tags"] = tags
         numbers: Mapping[str, str] = observed.handle.get("numbers") or {}
+        of_versions: dict[str, dict[Path, Value]] = {}
+        for path, value in fields.items():
+            if path[0] == VERSIONS:
+                of_versions.setdefault(path[1], {})[path[2:]] = value
         declared: list[Json] = []
         for key in sorted(numbers, key=lambda k: int(numbers[k])):
-            of_version = {p[2:]: v for p, v in fields.items() if p[:2] == (VERSIONS, key)}
+            of_version = of_versions.get(key, {})
             version, of = self._import(key, of_version), f" of version {numbers[key]}"
             twin = _twin(version, declared) if version and self.prompts else None
             if version is None:
