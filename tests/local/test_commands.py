@@ -249,6 +249,34 @@ def test_two_ups_at_once_make_one_secret_and_each_object_once(stack: Stack, tmp_
     assert checked.returncode == 0, checked.stdout
 
 
+@pytest.mark.parametrize("command", [["plan"], ["apply"], ["drift"]])
+def test_who_is_no_administrator_is_told_so(stack: Stack, tmp_path: Path, command: list[str]) -> None:
+    """MLflow would show such a login a part of what there is, and the plan would create the rest again."""
+    documents = DOCUMENTS.replace("local-commands", "local-ordinary")
+    (tmp_path / "a.yaml").write_text(documents)
+    (tmp_path / "mlplatform.toml").write_text('project = "local-ordinary"\n')
+    data = ("--data", str(stack.folder.root))
+    assert mlplatform("up", str(tmp_path), *data).returncode == 0
+    secret = stack.folder.secrets / "local-ordinary-user" / "password"
+    login = {
+        "MLFLOW_TRACKING_USERNAME": "local-ordinary-user",
+        "MLFLOW_TRACKING_PASSWORD": secret.read_text(),
+    }
+    where = ("--tracking-uri", stack.endpoints().tracking_uri, "--secrets", str(stack.folder.secrets))
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow_platform.cli", *command, str(tmp_path), "--json", *where],
+        env={**os.environ, **login},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "use the login of an administrator of that server" in done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["type"] == "Fatal"
+    assert "the login 'local-ordinary-user' is no administrator" in error["problems"][0]["what"]
+
+
 class TestImport:
     """What is wrong with the options of `import` and `export`, and what import cannot bring along."""
 
