@@ -184,3 +184,17 @@ def test_a_list_that_is_too_long_hides_no_wrong_field_of_its_first_items() -> No
         "spec.members[0]: a user whose name holds a colon could never log in",
         "spec.name must be text, but 3 without quotes is a number in YAML",
     }
+
+
+def test_a_version_that_was_cut_off_is_not_said_to_be_missing() -> None:
+    versions = [{"key": f"v{i}", "source": "s3://a"} for i in range(201)]
+    document = {
+        "kind": "RegisteredModel",
+        "metadata": {"name": "a"},
+        "spec": {"versions": [versions[0], *versions], "aliases": {"prod": {"key": "v200"}, "next": {}}},
+    }
+    assert {what for what, _ in said(document)} == {
+        "spec.versions has 202 entries; at most 200 are possible",
+        "the version key 'v0' is listed twice",
+        "the alias has neither version nor key",
+    }
