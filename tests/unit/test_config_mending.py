@@ -66,7 +66,7 @@ def said(document: dict[str, Any]) -> set[tuple[str, str]]:
     try:
         DOCUMENTS[document["kind"]].model_validate(value)
     except ValidationError as error:
-        problems += problems_of(error, value, document["kind"], composed.node, places)
+        problems += problems_of(error, value, document["kind"], composed.node, places)[0]
         assert problems, "refused without a word"
     return {(problem.what, problem.remedy) for problem in problems}
 

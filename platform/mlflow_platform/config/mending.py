@@ -29,8 +29,11 @@ _LOOKS = 5
 
 def second_look(
     kind: str, value: dict[str, Any], root: Node, errors: Sequence[ErrorDetails]
-) -> tuple[list[ErrorDetails], list[Mistake]]:
-    """What the field errors `errors` of a document hide: more field errors, and mistakes between fields."""
+) -> tuple[list[ErrorDetails], list[Mistake], Document | None]:
+    """What the field errors `errors` of a document hide: more field errors, and mistakes between fields.
+
+    Also the document as it was mended, for what lies between documents; None where that was not possible.
+    """
     mender = _Mender(kind, value, root)
     more: list[ErrorDetails] = []
     found = list(errors)
@@ -47,8 +50,13 @@ def second_look(
             if not fresh:
                 break
         else:
-            return more, list(mender.mistakes(document))
-    return more, []
+            return more, list(mender.mistakes(document)), document
+    return more, [], None
+
+
+def is_stand_in(text: str) -> bool:
+    """Whether a text of a mended document is none of its own."""
+    return _MARK in text
 
 
 class _Mender:
@@ -176,7 +184,7 @@ class _Mender:
             said = (mistake.what, mistake.remedy, *mistake.among)
             if mistake.path in self.wrong or self.hidden(mistake.path):
                 continue
-            if not any(_MARK in text for text in said):
+            if not any(is_stand_in(text) for text in said):
                 yield mistake
 
 

@@ -12,7 +12,8 @@ from yaml.nodes import Node
 from mlflow_platform.config.composer import Ambiguous, Places, Step, meaning, raw
 from mlflow_platform.config.mending import second_look
 from mlflow_platform.errors import Problem
-from mlflow_platform.model.base import PATTERNS, Mistake, dotted
+from mlflow_platform.model import DOCUMENTS, Document
+from mlflow_platform.model.base import FIELDS_ALONE, PATTERNS, Mistake, dotted
 from mlflow_platform.model.nearest import suggestion
 from mlflow_platform.model.schema import Schema, at, fields, kind_schema
 
@@ -39,19 +40,19 @@ _WANTED = {
 
 def problems_of(
     error: ValidationError, value: Any, kind: str, root: Node, places: Places
-) -> Iterator[Problem]:
-    """What is wrong with the document `value` of a kind.
+) -> tuple[list[Problem], Document | None]:
+    """What is wrong with the document `value` of a kind, and the document itself with what could be mended.
 
     pydantic looks at what lies between fields only when each of them is right; the rest is found by a
     second look.
     """
     errors = error.errors(include_url=False)
     if errors[0]["type"] == "mistakes":
-        yield from _located(errors[0].get("ctx", {})["mistakes"], root, places)
-        return
-    more, mistakes = second_look(kind, value, root, errors)
-    yield from _translated([*errors, *more], kind, root, places)
-    yield from _located(mistakes, root, places)
+        problems = list(_located(errors[0].get("ctx", {})["mistakes"], root, places))
+        return problems, DOCUMENTS[kind].model_validate(value, context=FIELDS_ALONE)
+    more, mistakes, document = second_look(kind, value, root, errors)
+    problems = list(_translated([*errors, *more], kind, root, places))
+    return [*problems, *_located(mistakes, root, places)], document
 
 
 def _located(mistakes: Iterable[Mistake], root: Node, places: Places) -> Iterator[Problem]:
