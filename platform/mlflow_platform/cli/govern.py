@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlflow_platform.cli import output
+from mlflow_platform.cli.arguments import PATHS
 from mlflow_platform.cli.targets import Connection, Site, connection, sites
 from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK, BadInput
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SHARED = (
-    click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path)),
+    click.argument("paths", nargs=-1, type=PATHS),
     click.option(
         "--tracking-uri",
         metavar="URI",
@@ -298,7 +299,7 @@ def _target_of(plan: SavedPlan, where: Connection) -> Target:
     from mlflow_platform.config.secrets import SecretSource
     from mlflow_platform.model.tracking_server import TrackingServer
 
-    source = SecretSource(where.secrets, os.environ)
+    source = SecretSource(where.secrets, os.environ, output.note)
     if plan.document:
         target = connect_documented(TrackingServer.model_validate(plan.document), plan.owner, source)
     else:

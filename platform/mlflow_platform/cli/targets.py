@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mlflow_platform.cli import output
 from mlflow_platform.errors import BadInput
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def sites(configuration: Configuration, project: str | None, wanted: Connection)
     from mlflow_platform.model.tracking_server import TrackingServer
 
     owner = owner_name(configuration, project)
-    source = SecretSource(wanted.secrets, os.environ)
+    source = SecretSource(wanted.secrets, os.environ, output.note)
     documents = {
         d.document.metadata.name: d.document
         for d in configuration.documents
@@ -128,13 +129,15 @@ def sites(configuration: Configuration, project: str | None, wanted: Connection)
 
 def owner_name(configuration: Configuration, project: str | None) -> str:
     """`project:<name>`; the name is never guessed, since it decides what may be given up."""
+    from mlflow_platform.config.project import check_name
+
     name = project or configuration.project
     if not name:
         raise BadInput(
             "these documents have no project name, so it is unknown which objects on the server are theirs",
             remedy='write `project = "some-name"` into mlplatform.toml beside them, or pass --project',
         )
-    return f"project:{name}"
+    return f"project:{check_name(name)}"
 
 
 def _declared(configuration: Configuration) -> dict[str, list[Desired]]:

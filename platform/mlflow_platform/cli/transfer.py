@@ -102,7 +102,7 @@ def open_target(tracking_uri: str | None, owner: str) -> Target:
             "no tracking server: none is given and no local stack is running",
             remedy="pass --tracking-uri, set MLFLOW_TRACKING_URI, or start one with `mlplatform up`",
         )
-    secrets = SecretSource(where.secrets, os.environ)
+    secrets = SecretSource(where.secrets, os.environ, output.note)
     return connect(where.tracking_uri, where.username, where.password, owner=owner, secrets=secrets)
 
 
