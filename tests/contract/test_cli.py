@@ -212,7 +212,11 @@ def test_a_saved_plan_with_problems_or_damage_is_refused(
     assert run(["plan", str(config), "--out", str(file)]) == 1
     assert re.search(r"role\.yaml:\d+:\d+: MLflowRole 'problem-role' refers to", capsys.readouterr().out)
     assert run(["apply", str(file)]) == 1
-    assert "have problems; nothing was written" in capsys.readouterr().err
+    assert "had problems when the plan was saved; nothing was written" in capsys.readouterr().err
+    assert run(["apply", str(config), "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)["error"]["problems"]
+    assert [p["what"].split(" refers")[0] for p in said][1:] == ["MLflowRole 'problem-role'"]
+    assert said[1]["line"]
     assert run(["apply", str(file), "--keep-going"]) == 1  # what could be done is done, and it is said
     assert experiment("problem-a")["lifecycle"] == "active"
     plan = json.loads(file.read_text())

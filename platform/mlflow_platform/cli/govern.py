@@ -13,7 +13,7 @@ import click
 from mlflow_platform.cli import output
 from mlflow_platform.cli.arguments import PATHS
 from mlflow_platform.cli.targets import Connection, Site, connection, sites
-from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK, BadInput
+from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK, BadDocuments, BadInput, Problem
 
 if TYPE_CHECKING:
     from mlflow_platform.apply.execute import Result
@@ -225,10 +225,10 @@ def _apply(found: Sequence[Site], scope: Scope, allowed: str | None, keep_going:
     from mlflow_platform.plan.brakes import check
 
     rounds = [(site, _round(site, scope)) for site in found]
-    problems = [p for _, r in rounds for p in r.plan.problems]
-    for item in problems:
-        click.echo(f"{output.style('error:', 'red')} {item.problem}", err=True)
-    _refuse(len(problems), keep_going)
+    problems = [p.problem for _, r in rounds for p in r.plan.problems]
+    _refuse(problems, keep_going)
+    for problem in problems:
+        click.echo(f"{output.style('error:', 'red')} {problem}", err=True)
     for site, round_ in rounds:
         check(round_.plan, site.target.brakes, allowed)
     outcome: list[tuple[str, list[Result]]] = []
@@ -244,19 +244,18 @@ def _apply(found: Sequence[Site], scope: Scope, allowed: str | None, keep_going:
                 allowed=allowed,
                 report=report,
                 waiting=output.note,
-                accept=lambda plan: _refuse(len(plan.problems), keep_going),
+                accept=lambda plan: _refuse([p.problem for p in plan.problems], keep_going),
             )
         outcome.append((site.server, results))
     code = output.print_results(outcome, as_json)
     return EXIT_ERROR if problems else code
 
 
-def _refuse(problems: int, keep_going: bool) -> None:
+def _refuse(problems: Sequence[Problem], keep_going: bool) -> None:
     if problems and not keep_going:
-        raise BadInput(
-            f"{problems} object(s) have problems; nothing was written",
-            remedy="mend them (`mlplatform plan` shows them), or apply the others with --keep-going",
-        )
+        what = f"{len(problems)} object(s) have problems; nothing was written"
+        remedy = "mend them, or apply the others with --keep-going"
+        raise BadDocuments([Problem(what, remedy), *problems])
 
 
 def _saved(paths: tuple[Path, ...]) -> list[SavedPlan] | None:
@@ -278,7 +277,11 @@ def _apply_saved(
     """See that all plans may be carried out before the first write of any."""
     from mlflow_platform.apply.execute import carry_out_saved, prepare_saved
 
-    _refuse(sum(p.problems for p in plans), keep_going)
+    if any(p.problems for p in plans) and not keep_going:
+        raise BadInput(
+            "objects had problems when the plan was saved; nothing was written",
+            remedy="mend them and plan again, or apply the others with --keep-going",
+        )
     found = [(plan, _target_of(plan, where)) for plan in plans]
     for plan, target in found:
         prepare_saved(target, plan, allowed)
