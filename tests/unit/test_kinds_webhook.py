@@ -112,3 +112,13 @@ def test_a_document_of_an_observed_webhook_wants_what_was_observed(
     assert document is not None
     [desired] = KIND.desired(Document.model_validate(document))
     assert (desired.key, desired.fields) == (observed.key, observed.fields)
+
+
+def test_a_url_with_a_login_is_not_written_into_a_document() -> None:
+    desired = parse()
+    found = Observed(desired.key, {**desired.fields, ("url",): "https://user:hidden@hooks.example.com/x"})
+    assert KIND.document(found) is None
+    said = KIND.left_out(found)
+    assert said is not None
+    assert "its URL holds a login" in said
+    assert "hidden" not in said

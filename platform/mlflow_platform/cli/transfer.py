@@ -73,6 +73,8 @@ def import_command(out: Path, project: str, tracking_uri: str | None, as_json: b
 def export_command(project: str, tracking_uri: str | None, as_json: bool) -> None:
     """Print the objects that a project owns as documents, as the server has them now.
 
+    What a server cannot tell (where a secret is kept, that an alias may drift) is named on standard error.
+
     \b
     Examples:
       mlplatform export --project examples > now.yaml
@@ -83,8 +85,12 @@ def export_command(project: str, tracking_uri: str | None, as_json: bool) -> Non
 
     check_name(project)
     target = open_target(tracking_uri, f"project:{project}")
-    mine = (o for o in everything(target) if o.mark and o.mark.owner == target.owner)
+    mine = [o for o in everything(target) if o.mark and o.mark.owner == target.owner]
     found = list(documents(target, mine))
+    for item in mine:
+        said = target.kinds[item.key.kind].left_out(item)
+        if said:
+            output.note(said)
     if as_json:
         output.print_json(found)
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from mlflow_platform.errors import Problem
 from mlflow_platform.kinds import access
@@ -107,7 +108,7 @@ class Webhook(Kind):
 
     def document(self, observed: Observed) -> Json | None:
         fields = observed.fields
-        if SAME_NAME in fields:
+        if SAME_NAME in fields or urlsplit(str(fields[URL])).username is not None:
             return None
         spec: Json = {"url": fields[URL], "events": str(fields[EVENTS]).split(",")}
         if not fields[ACTIVE]:
@@ -118,6 +119,8 @@ class Webhook(Kind):
         if SAME_NAME in observed.fields:
             problem = _several(observed.key, observed.handle["ids"])
             return no_document(observed, f"{problem.what}; {problem.remedy}")
+        if urlsplit(str(observed.fields[URL])).username is not None:
+            return no_document(observed, "its URL holds a login, which belongs into no document")
         # The ledger knows the secret by its HMAC, not where it is kept.
         return sentence(observed, [], ["spec.secretRef"] if SECRET in observed.fields else [])
 

@@ -62,7 +62,8 @@ class RolePermission(Model):
     resource: Annotated[str, StringConstraints(min_length=1, max_length=255)] = Field(
         "*",
         description="Name of the object, or `*` for all of the type. A scorer: `<experiment>/<scorer>`, "
-        "with a `/` in the scorer's name as `%2F`. `#<id>` is an experiment by its id.",
+        "with a `/` in the scorer's name as `%2F`. `#<id>` is an experiment by its id, `#<name>` a model or "
+        "prompt whether it exists or not.",
     )
     permission: Literal["READ", "USE", "EDIT", "MANAGE", "DENY"] = Field(
         description="MLflow permission (mlflow/server/auth/permissions.py)."
