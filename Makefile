@@ -12,6 +12,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Documents that `make up` applies, and what pytest is to run: make test ARGS=tests/unit
 DOCUMENTS ?= manifests/examples
 ARGS ?= tests --ignore=tests/cluster
+# Options of `make deploy` and of `make undeploy`.
+DEPLOY ?=
+UNDEPLOY ?=
+# What `make render` is to print: local, small or production. OUT is a folder to write it to.
+PROFILE ?= small
+OUT ?=
 
 # Stamps inside .venv: an install happens again when its lock has changed.
 VENV := .venv/.made
@@ -19,7 +25,7 @@ RUNTIME := .venv/.runtime
 PROJECT := .venv/.project
 DEV := .venv/.dev
 
-.PHONY: help up down status test test-cluster check bench lint docs lock deploy undeploy render manifests
+.PHONY: help up down status render deploy undeploy manifests test test-cluster check bench lint docs lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,17 +39,17 @@ down: $(RUNTIME) $(PROJECT) ## Stop the local stack; its data stays
 status: $(RUNTIME) $(PROJECT) ## Show the local stack's processes, ports and health
 	@$(BIN)/mlplatform status
 
-deploy: $(RUNTIME) $(PROJECT) ## Bring MLflow to the cluster that KUBECONFIG names (DEPLOY='--profile local -n team')
+deploy: $(RUNTIME) $(PROJECT) ## Bring MLflow to the cluster of the kubeconfig (DEPLOY='-f my-values.yaml -n team')
 	@$(BIN)/mlplatform deploy $(DEPLOY)
 
-undeploy: $(RUNTIME) $(PROJECT) ## Take it away again; its data stay
-	@$(BIN)/mlplatform undeploy $(DEPLOY)
-
-render: $(RUNTIME) $(PROJECT) ## Print the Kubernetes objects of a deployment (DEPLOY as above)
-	@$(BIN)/mlplatform render $(DEPLOY)
+undeploy: $(RUNTIME) $(PROJECT) ## Take it away again; its data stay (UNDEPLOY='-n team')
+	@$(BIN)/mlplatform undeploy $(UNDEPLOY)
 
 manifests: $(RUNTIME) $(PROJECT) ## Write manifests/quickstart.yaml and manifests/production from the chart
 	@$(BIN)/python -m mlflow_platform.deploy.manifests
+
+render: $(RUNTIME) $(PROJECT) ## Print the chart's Kubernetes objects (PROFILE=production; OUT=DIR: into files)
+	@$(BIN)/mlplatform render --profile '$(PROFILE)' $(if $(OUT),--output-dir '$(OUT)')
 
 check: lint test ## All checks of a change: lint, then test
 
@@ -87,7 +93,7 @@ $(VENV):
 	@touch $@
 
 $(RUNTIME): platform/requirements.txt | $(VENV)
-	@echo "Installing into .venv (the first time this takes some minutes) ..."
+	@echo "Installing into .venv (the first time this takes some minutes) ..." >&2
 	@$(PIP) install --quiet --require-hashes --requirement $<
 	@touch $@
 

@@ -122,6 +122,10 @@ class Fatal(PlatformError):
 
 
 class BrakeStopped(PlatformError):
-    """The plan destroys more than the brake allows; nothing was written."""
+    """The plan destroys more than the brake allows; nothing was written. `hash` names the plan."""
 
     exit_code = EXIT_BRAKE
+
+    def __init__(self, what: str, *, plan_hash: str, remedy: str = "") -> None:
+        super().__init__(what, remedy=remedy)
+        self.hash = plan_hash

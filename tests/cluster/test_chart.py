@@ -140,6 +140,7 @@ def test_bundled_database_and_store_run_and_keep_their_data(
     cluster: clusters.Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import boto3
+    from botocore.config import Config
 
     for image in ("postgres", "seaweedfs"):
         cluster.load(image)
@@ -179,6 +180,8 @@ def test_bundled_database_and_store_run_and_keep_their_data(
         region_name="us-east-1",
         aws_access_key_id="access",
         aws_secret_access_key="secret",
+        # A store that has just started answers 500 until its volumes have reported to its master.
+        config=Config(retries={"mode": "standard", "total_max_attempts": 15}),
     )
     s3.put_object(Bucket="mlflow", Key="a/b", Body=b"kept")  # the bucket is made by this
     for stranger in ("other", ""):

@@ -1,6 +1,7 @@
 """A server as people leave it, made with MLflow's own clients; run as a program of its own.
 
-100 experiments, 20 models with versions and aliases, 10 prompts, 20 users, 5 roles.
+100 experiments, 20 models with versions and aliases, 10 prompts, 20 users, 5 roles, which have permissions
+on a model and a prompt that are gone.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def main() -> None:
     for i in range(20):
         users.create_user(f"person{i}@example.com", "a long enough password")
     users.update_user_admin("person0@example.com", True)
+    client.create_registered_model("Gone model")
+    mlflow.genai.register_prompt(name="gone-prompt", template="Say nothing.")
     for i in range(5):
         role = post(
             "roles/create", {"name": f"Role {i}", "workspace": "default", "description": "made by hand"}
@@ -66,12 +69,18 @@ def main() -> None:
             ("experiment", ids[i], "EDIT"),
             ("registered_model", f"Model {i}", "READ"),
             ("prompt", "*", "READ"),
+            ("registered_model", "Gone model", "EDIT"),
+            ("prompt", "gone-prompt", "EDIT"),
         ]
         for kind, pattern, permission in grants:
             row = {"resource_type": kind, "resource_pattern": pattern, "permission": permission}
             post("roles/permissions/add", {"role_id": number, **row})
         for n in range(i, 20, 5):
             post("roles/assign", {"role_id": number, "username": f"person{n}@example.com"})
+    # MLflow keeps the permissions on what is deleted.
+    client.delete_registered_model("Gone model")
+    client.delete_prompt_version("gone-prompt", "1")
+    client.delete_prompt("gone-prompt")
     users_grants = {"username": "person1@example.com", "resource_type": "experiment", "resource_id": ids[0]}
     post("users/permissions/grant", {**users_grants, "permission": "EDIT"})
 

@@ -199,6 +199,72 @@ def test_a_saved_plan_is_refused_when_its_objects_changed(
     assert run(["apply", str(file)]) == 1  # damaged
 
 
+def test_a_saved_plan_with_problems_or_damage_is_refused(
+    login: None, tmp_path: Path, capsys: CAPTURE
+) -> None:
+    config = folder(tmp_path / "c", "cli-problem", "problem-a")
+    role = {"metadata": {"name": "problem-role"}, "spec": {"members": ["nobody-such"]}}
+    (config / "role.yaml").write_text(
+        yaml.safe_dump({"apiVersion": "mlplatform.io/v1alpha1", "kind": "MLflowRole", **role})
+    )
+    file = tmp_path / "today.plan"
+    capsys.readouterr()
+    assert run(["plan", str(config), "--out", str(file)]) == 1
+    assert re.search(r"role\.yaml:\d+:\d+: MLflowRole 'problem-role' refers to", capsys.readouterr().out)
+    assert run(["apply", str(file)]) == 1
+    assert "had problems when the plan was saved; nothing was written" in capsys.readouterr().err
+    assert run(["apply", str(config), "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)["error"]["problems"]
+    assert [p["what"].split(" refers")[0] for p in said][1:] == ["MLflowRole 'problem-role'"]
+    assert said[1]["line"]
+    assert run(["apply", str(file), "--keep-going"]) == 1  # what could be done is done, and it is said
+    assert experiment("problem-a")["lifecycle"] == "active"
+    plan = json.loads(file.read_text())
+    for damage in (
+        {**plan, "servers": None},
+        {"format": plan["format"]},
+        {**plan, "servers": [{**plan["servers"][0], "changes": []}]},
+    ):
+        file.write_text(json.dumps(damage))
+        capsys.readouterr()
+        assert run(["apply", str(file)]) == 1
+        assert "the saved plan is damaged" in capsys.readouterr().err
+    file.write_text(json.dumps(plan)[:300])
+    assert run(["apply", str(file)]) == 1
+    assert "the saved plan is damaged" in capsys.readouterr().err
+
+
+def test_a_saved_plan_of_two_servers_writes_all_or_nothing(
+    stack: Stack, login: None, tmp_path: Path, capsys: CAPTURE
+) -> None:
+    """Two TrackingServer documents for one server: the second one's object changes after the plan."""
+    at = stack.endpoints()
+    config = folder(tmp_path / "c", "cli-two-servers", "first-of-two")
+    second = {"metadata": {"name": "second-of-two"}, "spec": {"server": "zz", "tags": {"team": "search"}}}
+    secret = {"usernameSecretRef": {"name": "login", "key": "user"}}
+    secret["passwordSecretRef"] = {"name": "login", "key": "password"}
+    server = {"metadata": {"name": "zz"}, "spec": {"trackingUri": at.tracking_uri, "credentials": secret}}
+    for kind, document in (("Experiment", second), ("TrackingServer", server)):
+        text = yaml.safe_dump({"apiVersion": "mlplatform.io/v1alpha1", "kind": kind, **document})
+        (config / f"{kind}.yaml").write_text(text)
+    for key, value in (("user", at.username), ("password", at.password)):
+        path = tmp_path / "secrets" / "login" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(value)
+    arguments = ["--secrets", str(tmp_path / "secrets")]
+    file = tmp_path / "two.plan"
+    assert run(["plan", str(config), "--out", str(file), *arguments]) == 2
+    assert at.password not in file.read_text()
+    api = open_target(None, "project:none").api
+    api.call("POST", "api/2.0/mlflow/experiments/create", json={"name": "second-of-two"})
+    capsys.readouterr()
+    assert run(["apply", str(file), *arguments]) == 1
+    assert "nothing was written" in capsys.readouterr().err
+    body = {"max_results": 1000, "filter": "name = 'first-of-two'"}
+    assert "experiments" not in api.call("POST", "api/2.0/mlflow/experiments/search", json=body)
+
+
 def test_what_is_wrong_with_the_command_is_said(
     login: None, tmp_path: Path, capsys: CAPTURE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +308,9 @@ def test_import_of_a_server_made_by_hand_plans_empty(
         "MLflowUser": 20,
         "MLflowRole": 5,
     }
+    roles = [d for d in yaml.safe_load_all((out / "mlflowroles.yaml").read_text()) if d]
+    named = {p["resource"] for d in roles for p in d["spec"]["permissions"]}
+    assert {"#Gone model", "#gone-prompt"} <= named, "MLflow keeps permissions on what is deleted"
     assert run(["validate", str(out)]) == 0
     capsys.readouterr()
     assert run(["plan", str(out), "--json"]) == 0

@@ -183,6 +183,11 @@ def test_a_prompt_made_by_hand_is_imported_and_plans_empty(folder: Folder, clien
         ],
         "aliases": {"live": {"key": "v2"}},
     }, "the same text is declared once"
+    assert KINDS["Prompt"].left_out(folder.observed(key_of(name))) == (
+        f"Prompt {name!r}: left out: the response format of version 2, version 3 (the same content as "
+        "version 1), "
+        "the alias again (of version 3, which is left out)"
+    )
     assert folder.plan(imported).empty
     assert folder.succeed(imported, adopt_all=True) == [f"adopt {name}"]
     assert folder.api.requests == [SET_TAG], "only the mark"
@@ -197,6 +202,14 @@ def test_a_prompt_is_no_model_and_a_model_no_prompt(folder: Folder) -> None:
     assert not [p for p in seen.fields if p[:2] == ("tags", MARK_TAG)]
     with pytest.raises(StopIteration):
         folder.observed(Key("RegisteredModel", "default", name))
+    folder.succeed()
+    other = unique("sort")
+    folder.api.call("POST", MODELS + "create", json={"name": other})
+    (problem,) = folder.problems(prompt(other, {"key": "a", "template": "A"}), prune=False)
+    assert f"Prompt {other!r}: the server has a registered model of this name" in problem
+    assert "give the prompt another name, or remove the registered model" in problem
+    folder.api.call("DELETE", MODELS + "delete", json={"name": other})
+    assert folder.succeed(prompt(other, {"key": "a", "template": "A"})) == [f"create {other}"]
 
 
 def test_the_longest_text(folder: Folder, client: Any) -> None:

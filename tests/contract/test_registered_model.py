@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from mlflow_platform.errors import Rejected, Transient
+from mlflow_platform.errors import Rejected
 from mlflow_platform.kinds.registry import KINDS
 from mlflow_platform.kinds.versioned import KEY_TAG
 from mlflow_platform.plan.objects import MARK_TAG, Key, Mark
@@ -215,6 +216,79 @@ def test_a_version_is_not_made_twice_when_its_answer_is_lost(folder: Folder) -> 
     assert found(folder, name)["aliases"] == {"live": "2"}
 
 
+def two_versions(name: str) -> dict[str, Any]:
+    return model(
+        name,
+        versions=[{"key": k, "source": f"s3://m/{k}"} for k in ("a", "b")],
+        aliases={"live": {"key": "b"}},
+    )
+
+
+def once_each(folder: Folder, name: str) -> None:
+    """Every key is borne by one version, and the alias points at that of `b`."""
+    made = {number: v["tags"][KEY_TAG] for number, v in versions(folder, name).items()}
+    assert sorted(made.values()) == ["a", "b"], made
+    assert made[found(folder, name)["aliases"]["live"]] == "b"
+    assert folder.plan(two_versions(name)).empty
+
+
+@pytest.mark.parametrize("request_number", [1, 2])
+def test_another_apply_makes_the_versions_while_this_one_does(folder: Folder, request_number: int) -> None:
+    name = unique("beside")
+    (change,) = folder.plan(two_versions(name)).changes
+    kind = KINDS["RegisteredModel"]
+    left = request_number
+
+    class Interrupted:
+        """Before the given request for a version, the other apply runs from its beginning to its end."""
+
+        def call(self, method: str, path: str, **options: Any) -> Any:
+            nonlocal left
+            if f"{method} {path}" == NEW_VERSION:
+                left -= 1
+                if left == 0:
+                    kind.execute(folder.api, change, {}, None)
+            return folder.api.call(method, path, **options)
+
+    kind.execute(Interrupted(), change, {}, None)  # type: ignore[arg-type]
+    once_each(folder, name)
+
+
+def test_two_applies_at_once_make_each_version_once(folder: Folder) -> None:
+    for name in [unique("race") for _ in range(5)]:
+        (change,) = folder.plan(two_versions(name), prune=False).changes
+        with ThreadPoolExecutor(2) as pool:
+            both = [
+                pool.submit(KINDS["RegisteredModel"].execute, folder.api, change, {}, None) for _ in range(2)
+            ]
+            for one in both:
+                one.result()
+        made = [v["tags"][KEY_TAG] for v in versions(folder, name).values()]
+        assert sorted(made) == ["a", "b"]
+        assert folder.plan(two_versions(name), prune=False).empty
+
+
+def test_export_says_what_the_server_does_not_know(folder: Folder) -> None:
+    name = unique("told")
+    doc = model(
+        name,
+        versions=[{"key": "a", "source": "s3://m/a"}],
+        aliases={"live": {"key": "a", "drift": "Ignore"}, "old": {"version": 1}},
+    )
+    folder.succeed(doc)
+    by_hand(folder, "POST", MODELS + "alias", name=name, alias="mine", version="1")
+    by_hand(folder, "POST", VERSIONS + "set-tag", name=name, version="1", key="long", value="x" * 5001)
+    said = KINDS["RegisteredModel"].left_out(folder.observed(key_of(name)))
+    assert said == (
+        f"RegisteredModel {name!r}: left out: the tag long of version 1 (more than 64, or longer than "
+        "5000 characters); whether the aliases live, old had `drift: Ignore` is not known to the "
+        "server: put it back"
+    )
+    by_hand(folder, "DELETE", VERSIONS + "delete-tag", name=name, version="1", key="long")
+    folder.succeed()
+    assert KINDS["RegisteredModel"].left_out(folder.observed(key_of(name))) is None
+
+
 class _KilledAfter:
     """Stands for a process that dies when a request has been carried out, before its answer is read."""
 
@@ -341,6 +415,10 @@ def test_a_model_made_by_hand_is_imported_and_plans_empty(folder: Folder) -> Non
 def test_a_model_and_a_prompt_cannot_share_a_name(folder: Folder) -> None:
     name = unique("both")
     folder.succeed(document("Prompt", name, versions=[{"key": "a", "template": "x"}]))
-    (result,) = [r for r in folder.apply(model(name), prune=False) if r.error]
-    assert "already taken by a prompt" in str(result.error)
-    assert not isinstance(result.error, Transient)
+    (change,) = Folder(folder.api, folder.login_secret).plan(model(unique("free")), prune=False).changes
+    assert change.handle == {}
+    (problem,) = folder.problems(model(name), prune=False)
+    assert f"RegisteredModel {name!r}: the server has a prompt of this name" in problem
+    assert "give the registered model another name, or remove the prompt" in problem
+    with pytest.raises(StopIteration):
+        folder.observed(key_of(name))

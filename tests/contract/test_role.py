@@ -162,6 +162,74 @@ def test_permissions_on_a_gone_experiment_are_shown_by_id_and_removed(
     folder.succeed()
 
 
+def test_permissions_on_gone_models_and_prompts(folder: Folder, names: dict[str, str]) -> None:
+    body = {"name": names["role"], "workspace": "default"}
+    role_id = folder.api.call("POST", "api/3.0/mlflow/roles/create", json=body)["role"]["id"]
+    model, hashed = unique("model"), unique("#model")
+    for name in (model, hashed):
+        folder.api.call("POST", "api/2.0/mlflow/registered-models/create", json={"name": name})
+    rows = [("registered_model", model), ("registered_model", hashed), ("prompt", "gone"), ("prompt", "*")]
+    for kind, pattern in rows:
+        row = {"role_id": role_id, "resource_type": kind, "resource_pattern": pattern, "permission": "READ"}
+        folder.api.call("POST", "api/3.0/mlflow/roles/permissions/add", json=row)
+    folder.api.call("DELETE", "api/2.0/mlflow/registered-models/delete", json={"name": model})
+
+    found = folder.imported(Key("MLflowRole", "default", names["role"]))
+    assert found is not None
+    assert found["spec"]["permissions"] == [
+        permission("prompt", "#gone", "READ"),
+        permission("prompt", "*", "READ"),
+        permission("registered_model", f"##{hashed[1:]}", "READ"),
+        permission("registered_model", f"#{model}", "READ"),
+    ]
+    assert folder.plan(found).empty
+
+    found["spec"]["deletionPolicy"] = "Delete"
+    folder.succeed(found)
+    made = document("RegisteredModel", model)
+    folder.succeed(found, made)
+    assert folder.plan(found, made).empty, "it is back, and the document may still say it as it is"
+    found["spec"]["permissions"][3] = permission("registered_model", model, "EDIT")
+    folder.succeed(found, made)
+    assert folder.plan(found, made).empty
+
+    folder.succeed(found)  # forgets the model
+    folder.api.call("DELETE", "api/2.0/mlflow/registered-models/delete", json={"name": model})
+    assert [p for p in folder.problems(found) if f"refers to RegisteredModel {model!r}" in p]
+    assert folder.succeed(found, made) == [f"create {model}", f"update {names['role']}"]
+    assert folder.plan(found, made).empty, "the permission that was kept is the one that is declared"
+
+    folder.succeed(made)
+    assert folder.succeed(found, made) == [f"create {names['role']}"]
+    assert folder.plan(found, made).empty, "permissions on what is gone can be given, too"
+    folder.succeed()
+
+
+def test_an_experiment_may_be_named_by_its_id(folder: Folder, names: dict[str, str]) -> None:
+    role = document(
+        "MLflowRole",
+        names["role"],
+        permissions=[
+            permission("experiment", f"#{names['ads id']}", "READ"),
+            permission("scorer", f"#{names['ads id']}/is it good?", "READ"),
+        ],
+        deletionPolicy="Delete",
+    )
+    folder.succeed(role)
+    assert folder.plan(role).empty
+    folder.succeed()
+
+
+def test_export_keeps_the_name_of_the_document_and_the_deletion_policy(
+    folder: Folder, names: dict[str, str]
+) -> None:
+    name = unique("The Readers")
+    role = document("MLflowRole", unique("doc"), name=name, description="why", deletionPolicy="Delete")
+    folder.succeed(role)
+    assert folder.imported(Key("MLflowRole", "default", name)) == role
+    folder.succeed()
+
+
 def test_a_renamed_experiment_keeps_its_permission_until_the_document_follows(
     folder: Folder, names: dict[str, str]
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from mlflow_platform.adapters.mlflow import MlflowApi
 from mlflow_platform.errors import Fatal
+from mlflow_platform.kinds.user import MLflowUser
 from mlflow_platform.plan.objects import Action, Key
 from tests.contract.access_loop import Folder, document, secret, unique
 
@@ -131,6 +132,12 @@ def test_import_gives_a_document_whose_plan_is_empty(folder: Folder) -> None:
     found = folder.imported(Key("MLflowUser", "", name))
     assert found is not None
     assert found["spec"] == {"name": name, "admin": True}
+    assert found["metadata"] == {"name": "zoe"}, "as its owner's document"
+    said = MLflowUser().left_out(folder.observed(Key("MLflowUser", "", name)))
+    assert said == f"MLflowUser {name!r}: spec.passwordSecretRef is not known to the server: put it back"
+    assert folder.plan(found).empty
     other = Folder(folder.api, folder.login_secret)
     assert other.plan(found).empty
     assert folder.imported(Key("MLflowUser", "", folder.api.username or "")) is None, "the login in use"
+    login = folder.observed(Key("MLflowUser", "", folder.api.username or ""))
+    assert str(MLflowUser().left_out(login)).endswith("has no document: it is the login in use")

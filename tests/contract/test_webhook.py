@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from mlflow_platform.errors import Transient
 from mlflow_platform.kinds import webhook
 from mlflow_platform.kinds.base import Snapshot
+from mlflow_platform.kinds.registry import KINDS
 from mlflow_platform.plan.objects import Key
 from tests.contract.access_loop import Folder, document, secret, unique
 
 pytest_plugins = ("tests.contract.access_fixtures",)
 
+CREATES = ["GET api/2.0/mlflow/webhooks", "POST api/2.0/mlflow/webhooks"]
 READS = ["POST api/2.0/mlflow/experiments/search", "GET api/2.0/mlflow/webhooks"]
 EVENT = {"entity": "MODEL_VERSION", "action": "CREATED"}
 
@@ -36,7 +39,7 @@ def test_a_webhook_through_its_whole_life(folder: Folder) -> None:
     key = Key("Webhook", "default", name)
 
     assert folder.succeed(hook) == [f"create {name}"]
-    assert folder.api.take() == ["POST api/2.0/mlflow/webhooks"]
+    assert folder.api.take() == CREATES
     hook["spec"]["events"].reverse()
     assert folder.unchanged(hook) == READS, "the order of events says nothing"
     assert folder.succeed(hook) == []
@@ -99,6 +102,44 @@ def test_a_webhook_made_by_hand_is_adopted(folder: Folder) -> None:
     assert folder.succeed() == [f"delete {name}"]
 
 
+def test_one_that_is_made_while_the_plan_is_carried_out(folder: Folder) -> None:
+    name = unique("meanwhile")
+    url = "https://93.184.216.34/a"
+    hook = document("Webhook", name, url=url, events=["model_version.created"], deletionPolicy="Delete")
+    (change,) = folder.plan(hook).changes
+    webhook_id = make_by_hand(folder, name, url)
+    with pytest.raises(Transient, match="was made since it was looked for"):
+        KINDS["Webhook"].execute(folder.api, change, {}, None)
+    assert folder.succeed(hook) == [f"adopt {name}"]
+    assert folder.observed(change.key).handle["ids"] == [webhook_id]
+    folder.succeed()
+
+
+def test_export_keeps_what_the_ledger_knows_and_says_what_it_does_not(folder: Folder) -> None:
+    name = unique("Exported")
+    folder.secrets["hook"] = "signs every call"
+    hook = document(
+        "Webhook",
+        unique("doc"),
+        name=name,
+        url="https://93.184.216.34/a",
+        events=["model_version.created"],
+        description="why",
+        secretRef=secret("hook"),
+        deletionPolicy="Delete",
+    )
+    folder.succeed(hook)
+    key = Key("Webhook", "default", name)
+    said = KINDS["Webhook"].left_out(folder.observed(key))
+    assert said == f"Webhook {name!r}: spec.secretRef is not known to the server: put it back"
+    exported = folder.imported(key)
+    assert exported is not None
+    exported["spec"]["secretRef"] = secret("hook")
+    assert exported == hook
+    assert folder.plan(exported).empty
+    folder.succeed()
+
+
 def test_of_several_with_one_name_none_is_touched(folder: Folder) -> None:
     name = unique("twins")
     ids = [make_by_hand(folder, name, "https://93.184.216.34/a") for _ in range(2)]
@@ -107,6 +148,10 @@ def test_of_several_with_one_name_none_is_touched(folder: Folder) -> None:
     assert problem.startswith(f"2 webhooks are named {name!r}: ")
     assert all(i in problem for i in ids)
     assert folder.imported(Key("Webhook", "default", name)) is None
+    said = KINDS["Webhook"].left_out(folder.observed(Key("Webhook", "default", name)))
+    assert said is not None
+    assert f"has no document: 2 webhooks are named {name!r}" in said
+    assert all(i in said for i in ids)
 
     folder.api.call("DELETE", f"api/2.0/mlflow/webhooks/{ids[0]}")
     assert folder.succeed(hook, adopt_all=True) == [f"adopt {name}"]

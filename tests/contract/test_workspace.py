@@ -37,7 +37,7 @@ def test_a_workspace_through_its_whole_life(folder_with_workspaces: Folder) -> N
 
     found = folder.imported(key)
     assert found is not None
-    assert found["spec"] == {"description": "of both teams", "defaultArtifactRoot": "s3://bucket/team"}
+    assert found == team
     assert Folder(folder.api, folder.login_secret, workspaces_on=True).plan(found).empty
 
     del team["spec"]["defaultArtifactRoot"]
@@ -114,7 +114,9 @@ def test_roles_and_webhooks_of_a_new_workspace(folder_with_workspaces: Folder) -
     found = folder.imported(Key("MLflowRole", name, role_name))
     assert found is not None
     assert found["spec"]["workspace"] == name
-    assert found["metadata"]["name"].startswith(f"{name}.{role_name}")
+    assert found["metadata"] == role["metadata"], "as its owner's document"
+    assert folder.plan(team, found, hook).empty
+    assert folder.imported(Key("Webhook", name, hook_name)) == hook
     assert Folder(folder.api, folder.login_secret, workspaces_on=True).plan(found).empty
 
     webhook_id = folder.observed(Key("Webhook", name, hook_name)).handle["ids"][0]

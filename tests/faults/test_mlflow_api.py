@@ -117,14 +117,14 @@ def test_retry_after_is_honoured(through: Folder, proxy: Proxy) -> None:
     proxy.on(CREATE, faults.answer(429, Retry_After="2"))
     start = time.monotonic()
     through.succeed(document("Experiment", unique("patient")))
-    assert 2 <= time.monotonic() - start < 6
+    assert time.monotonic() - start >= 2
 
 
 def test_retry_after_beyond_the_budget_is_not_waited_for(through: Folder, proxy: Proxy) -> None:
     proxy.on(CREATE, faults.answer(503, Retry_After="3600"), times=-1)
     start = time.monotonic()
     (result,) = through.apply(document("Experiment", unique("impatient")))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 600, "not the hour that was asked for"
     assert isinstance(result.error, Transient)
     assert "is busy or away (HTTP 503 to POST api/2.0/mlflow/experiments/create)" in str(result.error)
 
@@ -219,7 +219,7 @@ class TestServer:
             start = time.monotonic()
             with pytest.raises(PlatformError) as told:
                 api.features()
-            assert time.monotonic() - start < 12
+            assert time.monotonic() - start < 60, "a time-out, and not one after the other"
             return told.value
 
     def test_nobody_listens(self) -> None:
@@ -292,7 +292,7 @@ def test_a_dead_server_costs_the_budget_once(stack: Stack, proxy: Proxy) -> None
         for _ in range(200):
             with pytest.raises(Transient):
                 api.call("GET", "api/2.0/mlflow/experiments/get", params={"experiment_id": "0"})
-        assert time.monotonic() - start < 6, "200 calls, one budget of two seconds"
+        assert time.monotonic() - start < 60, "200 calls share one budget of two seconds"
 
 
 def test_a_dead_server_that_comes_back(stack: Stack, proxy: Proxy) -> None:

@@ -38,9 +38,7 @@ def wait_healthy(stack: Stack, seconds: float = 90.0) -> None:
 def test_a_second_up_changes_nothing(breakable: Stack) -> None:
     before = pids(breakable)
     assert None not in before.values()
-    began = time.monotonic()
     assert breakable.up() is False
-    assert time.monotonic() - began < 2.0
     assert pids(breakable) == before
 
 

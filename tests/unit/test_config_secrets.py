@@ -62,10 +62,12 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_one_that_everybody_may_read_is_noted_once(tmp_path: Path) -> None:
-    source = folder(tmp_path, VALUE, 0o644)
+    folder(tmp_path, VALUE, 0o644)
+    notes: list[str] = []
+    source = SecretSource(str(tmp_path), {}, notes.append)
     assert [source.resolve("ada", "password") for _ in range(2)] == [VALUE] * 2
     file = tmp_path / "ada" / "password"
-    assert source.notes == [f"{file} can be read by every user of this machine; run: chmod 600 {file}"]
+    assert notes == [f"{file} can be read by every user of this machine; run: chmod 600 {file}"]
 
 
 def test_it_never_shows_values(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mlflow_platform.cli.documents import explain_command, init_command, schema_
 from mlflow_platform.cli.reference import PAGES
 from mlflow_platform.cli.root import run
 from mlflow_platform.config import load
-from mlflow_platform.errors import EXIT_ERROR, EXIT_OK, BadInput
+from mlflow_platform.errors import EXIT_ERROR, EXIT_OK, EXIT_USAGE, BadInput
 from mlflow_platform.model import DOCUMENTS
 from mlflow_platform.model.schema import at, kind_schema
 
@@ -92,6 +92,58 @@ def test_validate_as_json() -> None:
     }
     valid = json.loads(invoke(validate_command, "--json", str(EXAMPLES)).stdout)
     assert (valid["valid"], valid["project"], valid["documents"]["Prompt"]) == (True, "examples", 3)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_path_that_is_not_there_is_wrong_usage(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["validate", *options, str(tmp_path / "nowhere")]) == EXIT_USAGE
+    assert f"'{tmp_path}/nowhere' does not exist" in "".join(capsys.readouterr().err.split("\n"))
+
+
+def test_a_mistake_of_a_whole_file_has_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "large.yaml"
+    with file.open("wb") as out:
+        out.truncate(11 << 20)
+    done = invoke(validate_command, "--json", str(file))
+    assert json.loads(done.stdout)["problems"] == [
+        {
+            "file": str(file),
+            "line": None,
+            "column": None,
+            "what": "the file is larger than 10 MiB",
+            "remedy": "split it into several files",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "secret"),
+    [
+        ("trackingUri: 'http://admin:hunter2@host'", "hunter2"),
+        ("trackingUri: 'ftp://admin:hunter2@host'", "hunter2"),
+        ("trackingUri: 'admin:hunter2@host:5000'", "hunter2"),
+        ("trackingUri: 'http://hunter2@host/a@b'", "hunter2"),
+        ("trackingUri: 'http://admin:hun/ter2@[::1]:80'", "ter2"),
+        ("{trackingUri: 'http://host', ledgerKeySecretRef: hunter2}", "hunter2"),
+    ],
+)
+def test_a_secret_where_none_may_be_is_never_repeated(spec: str, secret: str) -> None:
+    head = "apiVersion: mlplatform.io/v1alpha1\nkind: TrackingServer\nmetadata: {name: a}\n"
+    text = f"{head}spec: {spec}\n" if spec.startswith("{") else f"{head}spec:\n  {spec}\n"
+    for options in ([], ["--json"]):
+        done = invoke(validate_command, *options, "-", text=text)
+        assert (done.return_value, secret in done.output) == (EXIT_ERROR, False)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://a", "https://a.b:5000/x@y?z=@", "http://[::1]:80/", "http://a?b", "http://10.0.0.1:5000"]
+)
+def test_addresses_of_servers(uri: str) -> None:
+    head = "apiVersion: mlplatform.io/v1alpha1\nkind: TrackingServer\nmetadata: {name: a}\n"
+    done = invoke(validate_command, "-", text=f"{head}spec: {{trackingUri: '{uri}'}}\n")
+    assert (done.return_value, done.output.endswith("valid\n")) == (EXIT_OK, True)
 
 
 def test_validate_says_what_it_left_out(tmp_path: Path) -> None:

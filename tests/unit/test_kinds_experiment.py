@@ -102,6 +102,17 @@ def test_import_keeps_within_the_bounds_of_a_document() -> None:
     assert set(document["spec"]) == {"name", "tags"}
     assert len(document["spec"]["tags"]) == 64
     assert DOCUMENTS["Experiment"].model_validate(document)
+    said = Experiment().left_out(observed(fields=fields))
+    assert said is not None
+    assert said.startswith(
+        "Experiment 'A b': left out: the description (longer than 5000 characters), the tags a,"
+    )
+    assert said.endswith(", its artifactLocation (longer than 157 characters)")
+
+
+def test_what_is_declared_in_full_or_is_mlflows_own_is_not_said_to_be_left_out() -> None:
+    assert Experiment().left_out(observed()) is None
+    assert Experiment().left_out(observed(handle={"id": "0"}, fields={("description",): "x" * 6000})) is None
 
 
 def test_an_export_keeps_the_document_of_its_owner() -> None:

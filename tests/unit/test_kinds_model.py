@@ -95,3 +95,18 @@ def test_import_of_more_versions_than_a_document_takes() -> None:
     assert DOCUMENTS["RegisteredModel"].model_validate(document)
     assert [v["key"] for v in document["spec"]["versions"]] == [f"v{n}" for n in range(101, 301)]
     assert document["spec"]["aliases"] == {"new": {"key": "v300"}, "old": {"version": 3}}
+    said = KIND.left_out(Observed(NAME, fields, handle={"numbers": numbers}))
+    assert said == "RegisteredModel 'doc': left out: its 100 oldest version(s) (a document takes 200)"
+
+
+def test_import_says_which_aliases_and_versions_it_leaves_out() -> None:
+    fields: dict[Any, Any] = {("aliases", f"a{n:02}"): "version:1" for n in range(66)}
+    fields |= {("versions", "v1", "source"): "s3://" + "x" * 600, ("versions", "v1", "key"): "v1"}
+    observed = Observed(NAME, fields, handle={"numbers": {"v1": "1"}})
+    document = KIND.document(observed)
+    assert document is not None
+    assert DOCUMENTS["RegisteredModel"].model_validate(document)
+    assert KIND.left_out(observed) == (
+        "RegisteredModel 'doc': left out: version 1 (no source that a document takes), "
+        "the alias a64 (a document takes 64), the alias a65 (a document takes 64)"
+    )

@@ -98,3 +98,11 @@ def test_what_no_document_can_declare_is_not_imported() -> None:
         content = KIND.content({}, {TEXT_TAG: text, TYPE_TAG: CHAT})
         assert KIND.version_document(content) is None
     assert KIND.version_document(KIND.content({}, {})) is None
+
+
+def test_settings_that_no_document_has_are_mlflows() -> None:
+    from mlflow.prompt.constants import PROMPT_MODEL_CONFIG_TAG_KEY, RESPONSE_FORMAT_TAG_KEY
+
+    tags = {("tags", RESPONSE_FORMAT_TAG_KEY): "{}", ("tags", PROMPT_MODEL_CONFIG_TAG_KEY): "{}"}
+    assert KIND.lost_settings(tags) == ["the response format", "the model configuration"]
+    assert KIND.lost_settings({("tags", "mine"): "{}"}) == []

@@ -38,6 +38,8 @@ def test_a_role_waits_for_what_it_names() -> None:
             allow("experiment", "#17"),
             allow("registered_model", "ranker"),
             allow("prompt", "greeting"),
+            allow("prompt", "#gone"),
+            allow("registered_model", "##gone"),
             allow("scorer", "search/slow/is it good?"),
             allow("gateway_endpoint", "e-1"),
             allow("run"),
@@ -114,6 +116,14 @@ def test_seeded_roles_are_mlflows_own_until_somebody_changes_them() -> None:
     assert KIND.document(Observed(key, fields)) is None
     assert KIND.document(Observed(key, {**fields, ("members", "ann"): True})) is not None
     assert KIND.document(Observed(Key("MLflowRole", "default", "admin"), fields)) is not None
+
+
+def test_a_role_of_a_workspace_that_is_gone_has_no_document_and_that_is_said() -> None:
+    gone = Observed(Key("MLflowRole", "team", "readers"), {}, handle={"role_id": 1, "no workspace": True})
+    assert KIND.document(gone) is None
+    said = "MLflowRole 'readers' in workspace team has no document: its workspace is not on the server"
+    assert KIND.left_out(gone) == said
+    assert KIND.left_out(Observed(gone.key, {}, handle={"role_id": 1})) is None
 
 
 ids = st.integers(0, 99).map(lambda n: f"#{n}")

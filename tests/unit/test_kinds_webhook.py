@@ -26,7 +26,7 @@ def parse(document_name: str = "notify", **spec: object) -> Desired:
 
 def test_a_document_becomes_one_webhook() -> None:
     desired = parse(
-        events=["prompt.created", "model_version.created", "prompt.created"],
+        events=["prompt.created", "model_version.created"],
         secretRef={"name": "hook", "key": "value"},
     )
     assert desired.key == Key("Webhook", "default", "notify")
@@ -82,6 +82,10 @@ def test_a_second_one_with_equal_fields_still_shows_in_a_plan() -> None:
     plan = make_plan([desired], [twins], owner="me", traits={KIND.name: KIND.traits})
     assert [f.path for c in plan.changes for f in c.fields] == [("webhooks with this name",)]
     assert KIND.document(twins) is None
+    said = KIND.left_out(twins)
+    assert said is not None
+    assert said.startswith("Webhook 'notify' has no document: 2 webhooks are named 'notify': a, b; ")
+    assert KIND.left_out(Observed(desired.key, desired.fields, handle={"ids": ["a"]})) is None
 
 
 @given(
@@ -108,3 +112,13 @@ def test_a_document_of_an_observed_webhook_wants_what_was_observed(
     assert document is not None
     [desired] = KIND.desired(Document.model_validate(document))
     assert (desired.key, desired.fields) == (observed.key, observed.fields)
+
+
+def test_a_url_with_a_login_is_not_written_into_a_document() -> None:
+    desired = parse()
+    found = Observed(desired.key, {**desired.fields, ("url",): "https://user:hidden@hooks.example.com/x"})
+    assert KIND.document(found) is None
+    said = KIND.left_out(found)
+    assert said is not None
+    assert "its URL holds a login" in said
+    assert "hidden" not in said

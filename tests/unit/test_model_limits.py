@@ -54,7 +54,8 @@ def theirs(check: Callable[[], object]) -> bool:
     return True
 
 
-NAMES = st.text("abzAZ019/:. _-é\t", min_size=1, max_size=8)
+#: Also what is a letter or a digit to one reader of patterns only: a mark, a fraction, a tie.
+NAMES = st.text("abzAZ019/:. _-é\t\u0301½\u203f\u0663", min_size=1, max_size=8)
 
 
 class Key(BaseModel):

@@ -141,6 +141,22 @@ def test_handing_over_is_explicit() -> None:
     assert (change.action, change.reason) == (Action.ADOPT, f"taken over from {OTHER}")
 
 
+def test_what_another_owner_declared_and_this_one_does_not_is_left_alone() -> None:
+    theirs = have(want("a", tags__team="x", description="theirs"), OTHER)
+    assert plan([replace(want("a", tags__team="x"), observe_only=True)], [theirs]).held == ()
+    (change,) = plan([want("a", tags__team="x")], [theirs], adopt_from=frozenset({OTHER})).changes
+    assert (change.action, change.fields) == (Action.ADOPT, ())
+
+
+def test_every_missing_reference_is_named_with_the_nearest_name() -> None:
+    wrong = frozenset({Key("Experiment", "default", "chrun"), Key("Experiment", "default", "zzz")})
+    role = replace(want("r", "MLflowRole"), requires=wrong)
+    (problem,) = plan([role, want("churn")], []).problems
+    assert "Experiment 'chrun', Experiment 'zzz'" in problem.problem.what
+    assert problem.problem.remedy == "did you mean: chrun -> churn?"
+    assert problem.names == ("chrun", "zzz")
+
+
 def test_observe_only_is_reported_and_never_changed() -> None:
     a = replace(want("a", tags__team="x"), observe_only=True)
     result = plan([a], [have(a, owner=OTHER, tags__team="y")])
@@ -229,8 +245,14 @@ class TestBrakes:
         kept = [replace(want(f"o{i}"), deletion="Delete") for i in range(7)]
         check(plan(kept, self.owned(10)), Brakes())
 
-    def test_few_objects_pass(self) -> None:
-        check(plan([replace(want("o0"), deletion="Delete")], self.owned(9)), Brakes())
+    def test_half_of_a_few_stops(self) -> None:
+        kept = [replace(want("o0"), deletion="Delete")]
+        with pytest.raises(BrakeStopped, match=r"8 of 9 owned objects \(88 %, the brake is at half of fewer"):
+            check(plan(kept, self.owned(9)), Brakes())
+
+    def test_one_of_a_few_passes(self) -> None:
+        check(plan([replace(want("o0"), deletion="Delete")], self.owned(2)), Brakes())
+        check(plan([want("another")], self.owned(1)), Brakes())
 
     def test_an_empty_configuration_stops_however_few_are_owned(self) -> None:
         with pytest.raises(BrakeStopped, match="declares nothing"):
@@ -240,7 +262,8 @@ class TestBrakes:
         check(plan([], []), Brakes())
 
     def test_a_hash_of_another_plan_releases_nothing(self) -> None:
-        result = plan([replace(want("o0"), deletion="Delete")], self.owned(5))
+        kept = [replace(want(f"o{i}"), deletion="Delete") for i in range(4)]
+        result = plan(kept, self.owned(5))
         with pytest.raises(BrakeStopped, match="names another plan"):
             check(result, Brakes(), "0123456789ab")
 

@@ -68,19 +68,23 @@ class Connections:
         # Whoever forgets to close leaves no socket to the garbage collector, which would warn of each.
         weakref.finalize(self, _close_all, self._idle)
 
-    def request(self, method: str, target: str, headers: str, body: bytes | None) -> Answer:
-        """Send one request and read its answer, all within the time-out. `headers` are whole lines.
+    def request(
+        self, method: str, target: str, headers: str, body: bytes | None, timeout: float | None = None
+    ) -> Answer:
+        """Send one request and read its answer, all within `timeout` seconds (None: the connections' own).
+        `headers` are whole lines.
 
         Raises `NotSent` or `NoAnswer`; nothing is ever sent twice.
         """
-        deadline = time.monotonic() + self._timeout
-        connection = self._take(deadline)
+        timeout = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        connection = self._take(deadline, timeout)
         length = f"Content-Length: {len(body)}\r\n" if body is not None else ""
         head = f"{method} {target} HTTP/1.1\r\n{self._host_header}{headers}{length}\r\n".encode("ascii")
         try:
             # One segment: http.client would send head and body apart.
             connection.sock.sendall(head if body is None else head + body)
-            with _Response(connection.sock, method, deadline, self._timeout) as response:
+            with _Response(connection.sock, method, deadline, timeout) as response:
                 response.begin()
                 answer = Answer(response.status, response.headers, response.read())
                 keep = not response.will_close
@@ -100,22 +104,22 @@ class Connections:
         """Close the idle connections; the object stays usable."""
         _close_all(self._idle)
 
-    def _take(self, deadline: float) -> http.client.HTTPConnection:
+    def _take(self, deadline: float, timeout: float) -> http.client.HTTPConnection:
         now = time.monotonic()
         while True:
             try:
                 connection, since = self._idle.pop()
             except IndexError:
-                return self._open(deadline)
+                return self._open(deadline, timeout)
             idle = now - since
             if idle < _MAX_IDLE and (idle < _SURELY_OPEN or not _readable(connection.sock)):
-                if connection.sock.gettimeout() != self._timeout:
-                    connection.sock.settimeout(self._timeout)
+                if connection.sock.gettimeout() != timeout:
+                    connection.sock.settimeout(timeout)
                 return connection
             connection.close()
 
-    def _open(self, deadline: float) -> http.client.HTTPConnection:
-        wait = min(self._connect_timeout, self._timeout)
+    def _open(self, deadline: float, timeout: float) -> http.client.HTTPConnection:
+        wait = min(self._connect_timeout, timeout)
         connection = (
             http.client.HTTPConnection(self._host, self._port, timeout=wait)
             if self._scheme == "http"

@@ -33,8 +33,10 @@ _WORKSPACES = "api/3.0/mlflow/workspaces"
 #: How often a request is repeated that the server answers with 500: a second time may help, a tenth does
 #: not.
 _TRIES_AT_500 = 3
-#: A server that is asked for the first time, while somebody waits at a terminal.
+#: A server that is asked for the first time, while somebody waits at a terminal: for how long a read that
+#: fails is repeated, and how long one answer may take.
 _PROBE_SECONDS = 5.0
+_PROBE_TIMEOUT = 10.0
 _SECRET_FIELD = re.compile("password|secret")
 
 T = TypeVar("T")
@@ -104,6 +106,7 @@ class MlflowApi:
         )
         self._slots = threading.BoundedSemaphore(concurrency)
         self._pace = Pace(requests_per_second)
+        self._timeout = timeout
         self._budget = Budget(retry_seconds)
         self._lock = threading.Lock()
         self._sent: Counter[str] = Counter()
@@ -159,9 +162,11 @@ class MlflowApi:
         return self._ask(method, target, headers, body, decode, idempotent=idempotent)
 
     def features(self) -> Features:
-        """Ask the server what it is: at most four reads, not repeated for longer than 5 seconds.
+        """Ask the server what it is: at most four reads, each given up after 10 seconds without an answer,
+        and not repeated for longer than 5.
 
-        Raises `Fatal` where it is not an MLflow server, not a supported version, or refuses the login.
+        Raises `Transient` where it cannot be reached or does not answer, `Fatal` where it is not an MLflow
+        server, not a supported version, or refuses the login.
         """
         try:
             info = self._probe(_SERVER_INFO)
@@ -173,7 +178,7 @@ class MlflowApi:
             ) from None
         if "workspaces_enabled" not in info:
             raise Fatal(f"{self.address} is not an MLflow server", remedy="check the tracking URI")
-        version = self._ask("GET", "version", self._headers, None, self._version, seconds=_PROBE_SECONDS)
+        version = self._ask("GET", "version", self._headers, None, self._version, probe=True)
         try:
             user: dict[str, Any] | None = self._probe(_CURRENT_USER).get("user") or {}
         except Rejected as error:
@@ -196,7 +201,7 @@ class MlflowApi:
         def decode(answer: Answer) -> dict[str, Any]:
             return self._parse(answer, f"GET {path}")
 
-        return self._ask("GET", path, self._headers, None, decode, seconds=_PROBE_SECONDS)
+        return self._ask("GET", path, self._headers, None, decode, probe=True)
 
     def _version(self, answer: Answer) -> str:
         """The server's version, which it gives as plain text (mlflow/server/__init__.py: version)."""
@@ -224,27 +229,28 @@ class MlflowApi:
         decode: Callable[[Answer], T],
         *,
         idempotent: bool = True,
-        seconds: float = math.inf,
+        probe: bool = False,
     ) -> T:
-        """Send, decode, and repeat what is transient for at most `seconds`."""
+        """Send, decode, and repeat what is transient; for a probe, with less patience."""
         what = f"{method} {target.partition('?')[0]}"
         kind = "reads" if method == "GET" or target.endswith("/search") else "writes"
+        timeout = min(self._timeout, _PROBE_TIMEOUT) if probe else self._timeout
         start = time.monotonic()
         attempt = 0
         while True:
             attempt += 1
-            until = min(self._budget.until(start), start + seconds)
+            until = min(self._budget.until(start), start + _PROBE_SECONDS if probe else math.inf)
             self._wait(until)
             answer = None
             try:
                 with self._slots:
                     self._count(method, kind)
-                    answer = self._connections.request(method, self._base + target, headers, body)
+                    answer = self._connections.request(method, self._base + target, headers, body, timeout)
                 value = decode(answer)
             except Transient as error:
                 failure = error
             except (NotSent, NoAnswer) as error:
-                failure = self._lost(error, what)
+                failure = self._lost(error, what, timeout)
             except PlatformError:
                 self._budget.succeeded()  # the server is there, and knows what it does not want
                 raise
@@ -285,7 +291,7 @@ class MlflowApi:
             hide.append(self._password)
         return answers.parse(answer, what, self.address, hide=hide, anonymous=self.username is None)
 
-    def _lost(self, error: NotSent | NoAnswer, what: str) -> Transient:
+    def _lost(self, error: NotSent | NoAnswer, what: str, timeout: float) -> Transient:
         """The error for a request without a whole answer. Raises `Fatal` where TLS cannot work."""
         cause = error.__cause__
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -302,6 +308,13 @@ class MlflowApi:
             return Transient(
                 f"cannot connect to {self.address}: {why}",
                 remedy="check the tracking URI, and that the server runs",
+            )
+        if isinstance(cause, TimeoutError):
+            return Transient(
+                f"{self.address} took the connection, but gave no whole answer to {what} within "
+                f"{timeout:g} s: timed out",
+                uncertain=True,
+                remedy="check the tracking URI, and whether the server is overloaded or stuck",
             )
         return Transient(f"{self.address} gave no whole answer to {what}: {_plain(cause)}", uncertain=True)
 

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow_platform.adapters.mlflow import MlflowApi
 from mlflow_platform.apply.rounds import Target
+from mlflow_platform.errors import Fatal
 from mlflow_platform.kinds.registry import KINDS
 from mlflow_platform.model.base import SecretReference
 from mlflow_platform.model.tracking_server import TrackingServer
@@ -35,8 +36,8 @@ def connect(
 ) -> Target:
     """Probe the server and describe it. `ca` is PEM text.
 
-    Raises `Transient` where it cannot be reached, `Fatal` where it is no MLflow server or refuses the
-    login.
+    Raises `Transient` where it cannot be reached, `Fatal` where it is no MLflow server, refuses the login,
+    or shows it only a part of what there is.
     """
     api = MlflowApi(
         tracking_uri,
@@ -47,6 +48,14 @@ def connect(
         requests_per_second=requests_per_second,
     )
     features = api.features()
+    if not features.admin:
+        # MLflow shows others a part of users, roles and experiments without a word (mlflow/server/auth/
+        # __init__.py: list_users, filter_search_experiments): a plan would create what is there already.
+        raise Fatal(
+            f"{api.address}: the login {features.username!r} is no administrator, and MLflow shows it only a "
+            "part of what there is",
+            remedy="use the login of an administrator of that server",
+        )
 
     def resolve(ref: SecretRef) -> str:
         return secrets.resolve(ref.name, ref.key, ref.namespace)

@@ -10,9 +10,11 @@ from itertools import groupby
 from typing import Literal
 
 from mlflow_platform.apply.ledger import Ledger
+from mlflow_platform.apply.lock import ApplyLock
 from mlflow_platform.apply.rounds import Round, Scope, Target, observe, plan_round
 from mlflow_platform.errors import BadInput, Blocked, Fatal, PlatformError, Transient
 from mlflow_platform.plan.brakes import check
+from mlflow_platform.plan.engine import Plan
 from mlflow_platform.plan.objects import Action, Change, Desired, Key
 from mlflow_platform.plan.saved import SavedPlan, stale
 
@@ -42,18 +44,22 @@ Report = Callable[[Result], None]
 
 
 def execute(
-    target: Target, changes: Sequence[Change], ledger: Ledger, report: Report = lambda _: None
+    target: Target,
+    changes: Sequence[Change],
+    ledger: Ledger,
+    report: Report = lambda _: None,
+    stop: threading.Event | None = None,
 ) -> list[Result]:
     """The result of every change, in the order in which they ended.
 
     Changes of one rank run together, `target.concurrency` at once. A change that refers to an object
-    whose change failed is blocked. A fatal error stops what has not begun.
+    whose change failed is blocked. A fatal error, or `stop`, ends what has not begun.
     """
     if any(target.kinds[c.key.kind].ledgered for c in changes):
         ledger.open(target.api)
     results: list[Result] = []
     failed: set[Key] = set()
-    stop = threading.Event()
+    stop = stop or threading.Event()
     with ThreadPoolExecutor(target.concurrency) as pool:
         for _, group in groupby(changes, key=lambda c: _stage(target, c)):
             for result in _together(pool, target, group, ledger, failed.copy(), stop):
@@ -121,12 +127,11 @@ def _carry_out(target: Target, change: Change, ledger: Ledger) -> None:
         ledger.record(target.api, change.key, change.mark, hmacs, cleared)
 
 
-def carry_out_saved(
-    target: Target, saved: SavedPlan, allowed: str | None = None, report: Report = lambda _: None
-) -> list[Result]:
-    """Carry out a saved plan, unless an object it touches is no longer what the plan was made from.
+def prepare_saved(target: Target, saved: SavedPlan, allowed: str | None = None) -> Ledger:
+    """See that a saved plan may be carried out, and read the ledger for it. Writes nothing.
 
-    Raises `BadInput` ("plan again") or `BrakeStopped` before the first write.
+    Raises `BadInput` ("plan again") where an object it touches is no longer what the plan was made from,
+    and `BrakeStopped`.
     """
     observed, ledger = observe(target, saved.desired, every_kind=True)
     moved = stale(saved, {o.key: o for o in observed})
@@ -138,7 +143,42 @@ def carry_out_saved(
             remedy="plan again: mlplatform plan --out",
         )
     check(saved.plan, target.brakes, allowed)
-    return execute(target, saved.plan.changes, ledger, report)
+    return ledger
+
+
+def carry_out_saved(
+    target: Target,
+    saved: SavedPlan,
+    *,
+    allowed: str | None = None,
+    report: Report = lambda _: None,
+    waiting: Callable[[str], None] = lambda _: None,
+) -> list[Result]:
+    """Carry out a saved plan under the lock, once it passes `prepare_saved` there too."""
+    with ApplyLock(target.api, target.owner, target.header("default"), waiting=waiting) as lock:
+        ledger = prepare_saved(target, saved, allowed)
+        return execute(target, saved.plan.changes, ledger, report, lock.lost)
+
+
+def apply_whole(
+    target: Target,
+    desired: Sequence[Desired],
+    scope: Scope,
+    *,
+    allowed: str | None = None,
+    report: Report = lambda _: None,
+    waiting: Callable[[str], None] = lambda _: None,
+    accept: Callable[[Plan], None] = lambda _: None,
+) -> list[Result]:
+    """Take the lock, plan, and converge. The last result of every object.
+
+    `accept` sees the plan before the first write and raises where it is not to be carried out. Raises
+    `BrakeStopped` before the first write, and `Blocked` where another apply does not end.
+    """
+    with ApplyLock(target.api, target.owner, target.header("default"), waiting=waiting) as lock:
+        first = plan_round(target, desired, scope)
+        accept(first.plan)
+        return converge(target, desired, scope, first, allowed=allowed, report=report, stop=lock.lost)
 
 
 def converge(
@@ -149,6 +189,7 @@ def converge(
     *,
     allowed: str | None = None,
     report: Report = lambda _: None,
+    stop: threading.Event | None = None,
     passes: int = 3,
 ) -> list[Result]:
     """Carry out the plan of `first`; objects whose outcome is unknown are looked at and planned again.
@@ -156,12 +197,12 @@ def converge(
     The last result of every object. Raises `BrakeStopped` before the first write.
     """
     check(first.plan, target.brakes, allowed)
-    results = {r.change.key: r for r in execute(target, first.plan.changes, first.ledger, report)}
+    stop = stop or threading.Event()
+    found = execute(target, first.plan.changes, first.ledger, report, stop)
+    results = {r.change.key: r for r in found}
     for _ in range(passes - 1):
         again = {k for k, r in results.items() if r.outcome in ("transient", "blocked")}
-        if not any(results[k].outcome == "transient" for k in again):
-            break
-        if any(r.outcome == "fatal" for r in results.values()):
+        if stop.is_set() or not any(results[k].outcome == "transient" for k in again):
             break
         try:
             later = plan_round(target, desired, scope)
@@ -171,5 +212,6 @@ def converge(
         left = {c.key for c in changes} | {p.key for p in later.plan.problems}
         for key in again - left:
             results[key] = Result(results[key].change)
-        results.update({r.change.key: r for r in execute(target, changes, later.ledger, report)})
+        found = execute(target, changes, later.ledger, report, stop)
+        results.update({r.change.key: r for r in found})
     return list(results.values())

@@ -32,13 +32,13 @@ class Target:
     owner: str
     kinds: Mapping[str, Kind]
     resolve: Resolve
-    address: str = ""
     login_secret: str = field(default="", repr=False)
     workspaces: Sequence[str] = ("default",)
     workspaces_on: bool = False
     auth: bool = True
     brakes: Brakes = field(default_factory=Brakes)
     concurrency: int = 8
+    address: str = ""
 
     @property
     def offers(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ import click
 
 from mlflow_platform.chart import Chart, Manifest, Release, find_chart
 from mlflow_platform.chart.render import DEFAULT_KUBE_VERSION
+from mlflow_platform.cli import output
 from mlflow_platform.errors import BadInput
 
 
@@ -63,11 +64,11 @@ def render_command(
     if output_dir is None:
         click.echo("".join(m.text() for m in manifests), nl=False)
         return
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for number, manifest in enumerate(manifests):
-        (output_dir / f"{number:02d}-{manifest.kind.lower()}-{manifest.name}.yaml").write_text(
-            manifest.text()
-        )
+    with output.using(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for number, manifest in enumerate(manifests):
+            name = f"{number:02d}-{manifest.kind.lower()}-{manifest.name}.yaml"
+            (output_dir / name).write_text(manifest.text(), "utf-8")
     click.echo(f"{len(manifests)} objects written to {output_dir}")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_platform.cli import output
+from mlflow_platform.cli.arguments import PATHS
 from mlflow_platform.errors import EXIT_ERROR, EXIT_OK, BadDocuments, BadInput
 
 if TYPE_CHECKING:
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 
 
 @click.command("validate")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(allow_dash=True, path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=PATHS)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def validate_command(paths: tuple[Path, ...], as_json: bool) -> int:
     """Check documents in folders, files and standard input (-).
 
     Every mistake of every file is reported at once, with its place and its remedy. No server is asked.
-    Exit code 0: all are valid, 1: there are mistakes.
+    Exit code 0: all are valid, 1: there are mistakes, 64: a path is not there.
 
     \b
     Examples:
@@ -59,9 +60,15 @@ def validate_command(paths: tuple[Path, ...], as_json: bool) -> int:
 
 
 def _as_json(problem: Problem) -> dict[str, Any]:
+    """One problem with all its keys; what is not known, such as the line of a whole file, is null."""
     place = problem.where
-    where = {"file": place.file, "line": place.line, "column": place.column} if place else {}
-    return {**where, "what": problem.what, "remedy": problem.remedy}
+    return {
+        "file": place.file if place else None,
+        "line": place.line or None if place else None,
+        "column": place.column or None if place else None,
+        "what": problem.what,
+        "remedy": problem.remedy or None,
+    }
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlflow_platform.cli import output
+from mlflow_platform.cli.arguments import PATHS
 from mlflow_platform.cli.targets import Connection, Site, connection, sites
-from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK, BadInput
+from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK, BadDocuments, BadInput, Problem
 
 if TYPE_CHECKING:
     from mlflow_platform.apply.execute import Result
-    from mlflow_platform.apply.rounds import Round, Scope
+    from mlflow_platform.apply.rounds import Round, Scope, Target
     from mlflow_platform.config import Configuration
     from mlflow_platform.plan.engine import Plan
     from mlflow_platform.plan.saved import SavedPlan
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SHARED = (
-    click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path)),
+    click.argument("paths", nargs=-1, type=PATHS),
     click.option(
         "--tracking-uri",
         metavar="URI",
@@ -98,10 +98,11 @@ def plan_command(
                 r.plan,
                 r.desired,
                 s.document.model_dump(mode="json", exclude_none=True) if s.document else None,
+                len(r.plan.problems),
             )
             for s, r in found
         ]
-        output.write_private(out, {"format": saved.FORMAT, "servers": [saved.dump(p) for p in plans]})
+        output.write_private(out, saved.dump_file(plans))
     return _print_plans([(site, round_.plan) for site, round_ in found], as_json)
 
 
@@ -134,8 +135,12 @@ def apply_command(
     where = connection(tracking_uri, secrets)
     plans = _saved(paths)
     if plans is not None:
-        outcome = [_apply_saved(plan, where, allow_destructive, as_json) for plan in plans]
-        return output.print_results(outcome, as_json)
+        if project or adopt or adopt_from:
+            raise BadInput(
+                "a saved plan knows its project and what it adopts",
+                remedy="leave those options out, or plan again",
+            )
+        return _apply_saved(plans, where, allow_destructive, keep_going, as_json)
     configuration = _load(paths, quiet=as_json)
     scope = _scope(configuration, adopt, adopt_from)
     found = sites(configuration, project, where)
@@ -199,7 +204,12 @@ def _scope(configuration: Configuration, adopt: bool, adopt_from: tuple[str, ...
 def _round(site: Site, scope: Scope) -> Round:
     from mlflow_platform.apply.rounds import plan_round
 
-    return plan_round(site.target, site.desired, scope)
+    round_ = plan_round(site.target, site.desired, scope)
+    return replace(round_, plan=_placed(site, round_.plan))
+
+
+def _placed(site: Site, plan: Plan) -> Plan:
+    return replace(plan, problems=tuple(replace(p, problem=site.placed(p)) for p in plan.problems))
 
 
 def _print_plans(found: Sequence[tuple[Site, Plan]], as_json: bool) -> int:
@@ -211,27 +221,41 @@ def _print_plans(found: Sequence[tuple[Site, Plan]], as_json: bool) -> int:
 
 def _apply(found: Sequence[Site], scope: Scope, allowed: str | None, keep_going: bool, as_json: bool) -> int:
     """Plan all servers, refuse before the first write what must be refused, then apply each."""
-    from mlflow_platform.apply.execute import converge
+    from mlflow_platform.apply.execute import apply_whole
     from mlflow_platform.plan.brakes import check
 
     rounds = [(site, _round(site, scope)) for site in found]
-    problems = [p for _, r in rounds for p in r.plan.problems]
-    for item in problems:
-        click.echo(f"{output.style('error:', 'red')} {item.problem}", err=True)
-    if problems and not keep_going:
-        raise BadInput(
-            f"{len(problems)} object(s) have problems; nothing was written",
-            remedy="mend them, or apply the others with --keep-going",
-        )
+    problems = [p.problem for _, r in rounds for p in r.plan.problems]
+    _refuse(problems, keep_going)
+    for problem in problems:
+        click.echo(f"{output.style('error:', 'red')} {problem}", err=True)
     for site, round_ in rounds:
         check(round_.plan, site.target.brakes, allowed)
     outcome: list[tuple[str, list[Result]]] = []
     for site, round_ in rounds:
+        if round_.plan.empty:
+            outcome.append((site.server, []))
+            continue
         with output.progress(len(round_.plan.changes), quiet=as_json) as report:
-            results = converge(site.target, site.desired, scope, round_, allowed=allowed, report=report)
+            results = apply_whole(
+                site.target,
+                site.desired,
+                scope,
+                allowed=allowed,
+                report=report,
+                waiting=output.note,
+                accept=lambda plan: _refuse([p.problem for p in plan.problems], keep_going),
+            )
         outcome.append((site.server, results))
     code = output.print_results(outcome, as_json)
     return EXIT_ERROR if problems else code
+
+
+def _refuse(problems: Sequence[Problem], keep_going: bool) -> None:
+    if problems and not keep_going:
+        what = f"{len(problems)} object(s) have problems; nothing was written"
+        remedy = "mend them, or apply the others with --keep-going"
+        raise BadDocuments([Problem(what, remedy), *problems])
 
 
 def _saved(paths: tuple[Path, ...]) -> list[SavedPlan] | None:
@@ -241,23 +265,44 @@ def _saved(paths: tuple[Path, ...]) -> list[SavedPlan] | None:
     if len(paths) != 1 or not paths[0].is_file():
         return None
     try:
-        data = json.loads(paths[0].read_text("utf-8"))
-    except ValueError:
-        return None  # YAML, or nothing of ours: the loader says what is wrong with it
-    if not isinstance(data, dict) or data.get("format") != saved.FORMAT:
-        return None
-    return [saved.load(s) for s in data.get("servers", ())]
+        text = paths[0].read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None  # the loader says what is wrong with it
+    return saved.load_file(text) if saved.is_file(text) else None
 
 
 def _apply_saved(
-    plan: SavedPlan, where: Connection, allowed: str | None, as_json: bool
-) -> tuple[str, list[Result]]:
+    plans: Sequence[SavedPlan], where: Connection, allowed: str | None, keep_going: bool, as_json: bool
+) -> int:
+    """See that all plans may be carried out before the first write of any."""
+    from mlflow_platform.apply.execute import carry_out_saved, prepare_saved
+
+    if any(p.problems for p in plans) and not keep_going:
+        raise BadInput(
+            "objects had problems when the plan was saved; nothing was written",
+            remedy="mend them and plan again, or apply the others with --keep-going",
+        )
+    found = [(plan, _target_of(plan, where)) for plan in plans]
+    for plan, target in found:
+        prepare_saved(target, plan, allowed)
+    outcome: list[tuple[str, list[Result]]] = []
+    for plan, target in found:
+        if plan.plan.empty:
+            outcome.append((plan.server, []))
+            continue
+        with output.progress(len(plan.plan.changes), quiet=as_json) as report:
+            results = carry_out_saved(target, plan, allowed=allowed, report=report, waiting=output.note)
+        outcome.append((plan.server, results))
+    code = output.print_results(outcome, as_json)
+    return EXIT_ERROR if any(p.problems for p in plans) else code
+
+
+def _target_of(plan: SavedPlan, where: Connection) -> Target:
     from mlflow_platform.adapters.servers import connect, connect_documented
-    from mlflow_platform.apply.execute import carry_out_saved
     from mlflow_platform.config.secrets import SecretSource
     from mlflow_platform.model.tracking_server import TrackingServer
 
-    source = SecretSource(where.secrets, os.environ)
+    source = SecretSource(where.secrets, os.environ, output.note)
     if plan.document:
         target = connect_documented(TrackingServer.model_validate(plan.document), plan.owner, source)
     else:
@@ -269,5 +314,4 @@ def _apply_saved(
             f"the plan was made for {plan.uri}, but the server at hand is {target.address}",
             remedy="plan again, or set MLFLOW_TRACKING_URI to the plan's server",
         )
-    with output.progress(len(plan.plan.changes), quiet=as_json) as report:
-        return plan.server, carry_out_saved(target, plan, allowed, report)
+    return target

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_platform.cli import output
-from mlflow_platform.errors import EXIT_ERROR, EXIT_OK
+from mlflow_platform.errors import EXIT_ERROR, EXIT_OK, BadInput
 
 if TYPE_CHECKING:
     from mlflow_platform.local import Stack
@@ -21,6 +21,9 @@ data_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the stack. Default: $MLPLATFORM_DATA, else the nearest .mlplatform upwards, else here.",
 )
+#: Seconds for which an `up` waits for another one to apply its documents.
+_DOCUMENTS_TIMEOUT = 600.0
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -69,7 +72,7 @@ def up_command(
     stack = stack_of(data)
     with output_line(quiet=as_json) as say:
         started = stack.up(port=port, workspaces=workspaces, webhooks_local=webhooks_local, progress=say)
-    code = _apply(stack, paths, quiet=as_json) if paths else EXIT_OK
+    code, results = _apply(stack, paths, quiet=as_json) if paths else (EXIT_OK, [])
     where = stack.endpoints()
     if as_json:
         output.print_json(
@@ -79,6 +82,7 @@ def up_command(
                 "username": where.username,
                 "data": str(stack.folder.root),
                 "applied": [str(p) for p in paths],
+                "servers": results,
             }
         )
         return code
@@ -91,26 +95,43 @@ def up_command(
     return code
 
 
-def _apply(stack: Stack, paths: tuple[Path, ...], *, quiet: bool) -> int:
+def _apply(stack: Stack, paths: tuple[Path, ...], *, quiet: bool) -> tuple[int, list[dict[str, Any]]]:
+    """Apply documents; the exit code, and where nothing is to be printed the results by server.
+
+    One `up` of a stack at a time comes here: two would invent different values for one secret.
+    """
     import contextlib
 
     from mlflow_platform.cli.govern import apply_documents
     from mlflow_platform.config import load
     from mlflow_platform.local.credentials import ensure_values
     from mlflow_platform.local.documents import references
+    from mlflow_platform.local.folder import locked
 
     where = stack.endpoints()
-    written = ensure_values(where.secrets, references(one.document for one in load(paths).documents))
-    if written and not quiet:
-        click.echo(f"Made {len(written)} random secret(s) in {where.secrets}.")
-    with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
-        return apply_documents(
+    found = references(one.document for one in load(paths).documents)
+    with (
+        locked(
+            stack.folder.documents_lock,
+            timeout=_DOCUMENTS_TIMEOUT,
+            waiting=lambda: click.echo(
+                "note: another `mlplatform up` applies documents here; waiting", err=True
+            ),
+        ),
+        contextlib.ExitStack() as until,
+    ):
+        results = until.enter_context(output.results_collected()) if quiet else []
+        written = ensure_values(where.secrets, found)
+        if written and not quiet:
+            click.echo(f"Made {len(written)} random secret(s) in {where.secrets}.")
+        code = apply_documents(
             paths,
             tracking_uri=where.tracking_uri,
             username=where.username,
             password=where.password,
             secrets_dir=where.secrets,
         )
+    return code, results
 
 
 @click.command("down")
@@ -185,6 +206,16 @@ def logs_command(name: str | None, follow: bool, lines: int, data: Path | None) 
 
     folder = stack_of(data).folder
     paths = [folder.log(name)] if name else sorted(folder.logs.glob("*.log"))
+    if not folder.logs.is_dir():
+        raise BadInput(
+            f"there is no stack in {folder.root}",
+            remedy="start one with `mlplatform up`, or name its folder with --data",
+        )
+    if not follow and not any(path.exists() for path in paths):
+        raise BadInput(
+            f"{name or 'the stack'} has no log yet in {folder.logs}",
+            remedy="wait for it with --follow, or start the stack with `mlplatform up`",
+        )
     for path in paths:
         for line in logs.tail(path, lines):
             click.echo(line if name else f"{path.stem}: {line}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
+import mlflow_platform
 from mlflow_platform import __version__
-from mlflow_platform.errors import EXIT_ERROR, EXIT_USAGE, PlatformError
+from mlflow_platform.errors import EXIT_ERROR, EXIT_USAGE, BadInput, BrakeStopped, PlatformError, Problem
 
 #: Command -> (module of `mlflow_platform.cli`, one-line help). A module is imported when its command runs;
 #: its click command is the attribute named after the command with `-` as `_`, `_command` after it.
@@ -38,6 +41,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+#: What to know after Ctrl-C, by command.
+_AFTER_A_STOP = {
+    "apply": ": what was written stays, and the next apply finishes what is left",
+    "up": ": what was started and written stays, and the next up finishes what is left",
+}
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called or asked for help."""
 
@@ -50,6 +60,17 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"mlflow_platform.cli.{COMMANDS[cmd_name][0]}")
         found: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the nearest command for one that there is not."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            from mlflow_platform.model.nearest import suggestion
+
+            ctx.fail(f"there is no command {name!r}: {suggestion(name, COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -74,18 +95,74 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = root.main(list(arguments), prog_name="mlplatform", standalone_mode=False)
     except PlatformError as error:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
-        return error.exit_code
+        return _failed(error, arguments)
     except click.UsageError as error:
         error.show()
+        if _wants_json(arguments):
+            from mlflow_platform.cli.output import print_error
+
+            print_error("UsageError", EXIT_USAGE, [Problem(error.format_message())])
         return EXIT_USAGE
     except click.ClickException as error:
         error.show()
         return EXIT_ERROR
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
+        click.echo(f"stopped{_AFTER_A_STOP.get(next(iter(arguments), ''), '')}", err=True)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_ERROR
+    except OSError as error:
+        from mlflow_platform.cli.output import unusable
+
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            _drop_output()
+            return _failed(BadInput("no space left to write to", remedy="make room on the disk"), ())
+        named = _named(error, arguments)
+        if named is None:
+            raise
+        return _failed(unusable(named, error), arguments)
     return code if isinstance(code, int) else 0
+
+
+def _drop_output() -> None:
+    """What is still to be written would fail again at the end of the process."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+
+
+def _failed(error: PlatformError, arguments: Sequence[str]) -> int:
+    """Tell of an error: as text on standard error, and as JSON on standard output where that was asked."""
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    if _wants_json(arguments):
+        from mlflow_platform.cli.output import print_error
+
+        plan = {"hash": error.hash} if isinstance(error, BrakeStopped) else {}
+        print_error(type(error).__name__, error.exit_code, error.problems, **plan)
+    return error.exit_code
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether `--json` is among the options, which end at `--`."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def _named(error: OSError, arguments: Sequence[str]) -> str | None:
+    """The argument whose path the system refused: that very path, one above it or one within it. None where
+    the error is about something that nobody named or about the program's own files: that is a fault of the
+    program, whose traceback is needed."""
+    if not isinstance(error.filename, str):
+        return None
+    refused = Path(error.filename).absolute()
+    if refused.is_relative_to(Path(mlflow_platform.__file__).parent):
+        return None
+    for argument in arguments[1:]:
+        value = argument.partition("=")[2] if argument.startswith("--") else argument
+        if not value or value.startswith("-") or "\0" in value:
+            continue
+        path = Path(value).absolute()
+        if refused.is_relative_to(path) or path.is_relative_to(refused):
+            return value
+    return None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from mlflow_platform.cli import output
 from mlflow_platform.errors import BadInput
 
 if TYPE_CHECKING:
     from mlflow_platform.apply.rounds import Target
-    from mlflow_platform.config import Configuration
+    from mlflow_platform.config import Configuration, Loaded
+    from mlflow_platform.errors import Problem
     from mlflow_platform.model.tracking_server import TrackingServer
-    from mlflow_platform.plan.objects import Desired
+    from mlflow_platform.plan.objects import Desired, ObjectProblem
 
 DEFAULT_SERVER = "default"
 
@@ -42,6 +45,17 @@ class Site:
     target: Target
     desired: tuple[Desired, ...]
     document: TrackingServer | None = None
+    sources: Mapping[str, Loaded] = field(default_factory=dict)
+    """Where the documents are written, by their `origin`."""
+
+    def placed(self, problem: ObjectProblem) -> Problem:
+        """The problem with the place of the name it is about, where its document mentions that name."""
+        loaded = self.sources.get(problem.origin.split("#")[0])
+        if loaded is None or not problem.names:
+            return problem.problem
+        spec = loaded.document.model_dump(mode="json", include={"spec"}, exclude_unset=True)
+        path = _path_of(problem.names[0], spec)
+        return replace(problem.problem, where=loaded.where(*path)) if path else problem.problem
 
 
 def connection(tracking_uri: str | None, secrets: str | None) -> Connection:
@@ -81,7 +95,7 @@ def sites(configuration: Configuration, project: str | None, wanted: Connection)
     from mlflow_platform.model.tracking_server import TrackingServer
 
     owner = owner_name(configuration, project)
-    source = SecretSource(wanted.secrets, os.environ)
+    source = SecretSource(wanted.secrets, os.environ, output.note)
     documents = {
         d.document.metadata.name: d.document
         for d in configuration.documents
@@ -89,11 +103,12 @@ def sites(configuration: Configuration, project: str | None, wanted: Connection)
     }
     if wanted.explicit:
         documents.pop(DEFAULT_SERVER, None)
+    sources = {d.document.origin: d for d in configuration.documents}
     found = []
     for name, objects in sorted(_declared(configuration).items()):
         if name in documents:
             target = connect_documented(documents[name], owner, source)
-            found.append(Site(name, target, tuple(objects), documents[name]))
+            found.append(Site(name, target, tuple(objects), documents[name], sources))
         elif name != DEFAULT_SERVER:
             known = ", ".join(sorted({*documents, DEFAULT_SERVER}))
             raise BadInput(
@@ -108,19 +123,21 @@ def sites(configuration: Configuration, project: str | None, wanted: Connection)
         else:
             uri = wanted.tracking_uri
             target = connect(uri, wanted.username, wanted.password, owner=owner, secrets=source)
-            found.append(Site(name, target, tuple(objects)))
+            found.append(Site(name, target, tuple(objects), sources=sources))
     return found
 
 
 def owner_name(configuration: Configuration, project: str | None) -> str:
     """`project:<name>`; the name is never guessed, since it decides what may be given up."""
+    from mlflow_platform.config.project import check_name
+
     name = project or configuration.project
     if not name:
         raise BadInput(
             "these documents have no project name, so it is unknown which objects on the server are theirs",
             remedy='write `project = "some-name"` into mlplatform.toml beside them, or pass --project',
         )
-    return f"project:{name}"
+    return f"project:{check_name(name)}"
 
 
 def _declared(configuration: Configuration) -> dict[str, list[Desired]]:
@@ -137,3 +154,15 @@ def _declared(configuration: Configuration) -> dict[str, list[Desired]]:
             replace(item, where=where) for item in KINDS[loaded.document.kind].desired(loaded.document)
         )
     return found or {DEFAULT_SERVER: []}
+
+
+def _path_of(name: str, value: Any, path: tuple[str | int, ...] = ()) -> tuple[str | int, ...]:
+    """The path of the first text `name`, as a value or as a key; empty where there is none."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, item in items:
+        if name in (step, item):
+            return (*path, step)
+        found = _path_of(name, item, (*path, step))
+        if found:
+            return found
+    return ()

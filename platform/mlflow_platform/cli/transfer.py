@@ -36,22 +36,33 @@ def import_command(out: Path, project: str, tracking_uri: str | None, as_json: b
       mlplatform import --out config --project research --tracking-uri https://mlflow.example.com
     """
     from mlflow_platform.config import transfer
+    from mlflow_platform.config.project import check_name
 
-    if out.exists() and any(out.iterdir()):
-        raise BadInput(f"{out} is not empty", remedy="name a new folder: nothing is overwritten")
+    check_name(project)
+    with output.using(out):
+        if out.exists() and any(out.iterdir()):
+            raise BadInput(f"{out} is not empty", remedy="name a new folder: nothing is overwritten")
     target = open_target(tracking_uri, f"project:{project}")
+    with output.using(out):  # before all is read, which may take a while
+        out.mkdir(parents=True, exist_ok=True)
     observed = everything(target)
     free = [o for o in observed if not o.mark or o.mark.owner == target.owner]
     others = len(observed) - len(free)
     found = list(documents(target, free))
-    written = transfer.write(found, out, project)
+    left_out = [said for o in free if (said := target.kinds[o.key.kind].left_out(o))]
+    with output.using(out):
+        written = transfer.write(found, out, project)
     if as_json:
-        output.print_json({"folder": str(out), "written": written, "owned_by_others": others})
+        output.print_json(
+            {"folder": str(out), "written": written, "owned_by_others": others, "left_out": left_out}
+        )
         return
     for kind, count in written.items():
         click.echo(f"{count:6} {kind}")
     if others:
         click.echo(f"{others:6} left out: declared by another owner already")
+    for said in left_out:
+        output.note(said)
     click.echo(f"Written to {out}. Next: mlplatform plan {out}")
 
 
@@ -62,16 +73,24 @@ def import_command(out: Path, project: str, tracking_uri: str | None, as_json: b
 def export_command(project: str, tracking_uri: str | None, as_json: bool) -> None:
     """Print the objects that a project owns as documents, as the server has them now.
 
+    What a server cannot tell (where a secret is kept, that an alias may drift) is named on standard error.
+
     \b
     Examples:
       mlplatform export --project examples > now.yaml
       mlplatform export --project examples --json
     """
     from mlflow_platform.config import transfer
+    from mlflow_platform.config.project import check_name
 
+    check_name(project)
     target = open_target(tracking_uri, f"project:{project}")
-    mine = (o for o in everything(target) if o.mark and o.mark.owner == target.owner)
+    mine = [o for o in everything(target) if o.mark and o.mark.owner == target.owner]
     found = list(documents(target, mine))
+    for item in mine:
+        said = target.kinds[item.key.kind].left_out(item)
+        if said:
+            output.note(said)
     if as_json:
         output.print_json(found)
     else:
@@ -89,7 +108,7 @@ def open_target(tracking_uri: str | None, owner: str) -> Target:
             "no tracking server: none is given and no local stack is running",
             remedy="pass --tracking-uri, set MLFLOW_TRACKING_URI, or start one with `mlplatform up`",
         )
-    secrets = SecretSource(where.secrets, os.environ)
+    secrets = SecretSource(where.secrets, os.environ, output.note)
     return connect(where.tracking_uri, where.username, where.password, owner=owner, secrets=secrets)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlflow_platform.config.mending import is_stand_in
 from mlflow_platform.errors import Location, Problem
 from mlflow_platform.model import DOCUMENTS
 from mlflow_platform.model.base import Document, ObjectSpec, Step
@@ -47,29 +48,38 @@ def identity(kind: str, value: dict[str, Any], where: Location) -> Identity | No
     return Identity(kind, namespace, metadata["name"], where)
 
 
-def problems(loaded: Sequence[Loaded], mistaken: Sequence[Identity]) -> Iterator[Problem]:
+def has_names(document: Document) -> bool:
+    """Whether the names that a mended document declares can be told: a set with mistakes has none."""
+    return not isinstance(document, ExperimentSet) or next(document.mistakes(), None) is None
+
+
+def problems(seen: Sequence[Loaded | Identity]) -> Iterator[Problem]:
     """Documents that are declared twice, and objects of MLflow that two documents declare."""
     first: dict[tuple[str, str, str], Location | Loaded] = {}
-    for m in mistaken:
-        key = (m.kind, m.namespace, m.name)
-        if key in first:
-            yield _twice(key, first[key], m.where)
-        first.setdefault(key, m.where)
     objects: dict[tuple[str, str, str, str], Loaded] = {}
-    for one in loaded:
+    for one in seen:
+        if isinstance(one, Identity):
+            key = (one.kind, one.namespace, one.name)
+            if key in first:
+                yield _twice(key, first[key], one.where)
+            first.setdefault(key, one.where)
+            continue
         document = one.document
         cluster = document.scope == "Cluster"
         key = (document.kind, "default" if cluster else document.metadata.namespace, document.metadata.name)
         if key in first:
             yield _twice(key, first[key], one.where("metadata", "name"))
             continue
-        first[key] = one
+        if not any(is_stand_in(part) for part in key):
+            first[key] = one
         what = _NAMES.get(document.kind)
         if what is None:
             continue
         server, workspace = document.spec.server, _workspace(document)
         for name, path in _names(document):
             place = (server, workspace, what, name)
+            if any(is_stand_in(part) for part in place):
+                continue
             other = objects.setdefault(place, one)
             if other is not one:
                 yield _same(document, name, what, other, one.where(*path))

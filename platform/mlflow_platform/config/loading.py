@@ -97,7 +97,7 @@ def _load(paths: Sequence[Path]) -> Configuration:
             problems.append(text)
         else:
             reader.read(text)
-    problems.extend(crosscheck.problems(reader.loaded, reader.seen))
+    problems.extend(crosscheck.problems(reader.seen))
     if problems:
         raise BadDocuments(problems)
     if not reader.loaded:
@@ -112,8 +112,9 @@ class _Reader:
 
     def __init__(self, problems: list[Problem]) -> None:
         self.loaded: list[Loaded] = []
-        self.seen: list[crosscheck.Identity] = []
-        """Documents with mistakes, as far as they can be identified: so that duplicates are found too."""
+        self.seen: list[Loaded | crosscheck.Identity] = []
+        """All documents; those with mistakes as mended, or else as far as they can be identified. A mistake
+        in one document hides none between two."""
         self.notes: list[str] = []
         self.problems = problems
 
@@ -148,15 +149,25 @@ class _Reader:
         metadata = value.get("metadata")
         if isinstance(metadata, dict) and not SERVER_FIELDS.isdisjoint(metadata):
             value["metadata"] = {k: v for k, v in metadata.items() if k not in SERVER_FIELDS}
+
+        def loaded(document: Document) -> Loaded:
+            return Loaded(document, text, part.line + composed.line, part.start + composed.start)
+
         try:
             document = DOCUMENTS[kind].__pydantic_validator__.validate_python(value)
         except ValidationError as error:
-            self.problems.extend(problems_of(error, value, kind, composed.node, places))
+            problems, mended = problems_of(error, value, kind, composed.node, places)
+            self.problems.extend(problems)
             identity = crosscheck.identity(kind, value, where)
-            if identity is not None:
+            if identity is None:
+                return
+            if mended is None or not crosscheck.has_names(mended):
                 self.seen.append(identity)
+            else:
+                self.seen.append(loaded(mended))
             return
-        self.loaded.append(Loaded(document, text, part.line + composed.line, part.start + composed.start))
+        self.loaded.append(loaded(document))
+        self.seen.append(self.loaded[-1])
 
     def kind(self, value: Any, where: Location, composed: Composed, places: Places) -> str | None:
         """The kind of a value that is one of our documents; a problem or a note for any other."""

@@ -6,13 +6,21 @@ import re
 import tomllib
 from pathlib import Path
 
-from mlflow_platform.errors import Location, Problem
+from mlflow_platform.errors import BadInput, Location, Problem
 from mlflow_platform.model.nearest import suggestion
 
 FILE = "mlplatform.toml"
 _KNOWN = ("project",)
 #: Part of every owner's mark on the server; the shape of a Kubernetes label.
 PROJECT = re.compile(r"[a-z0-9][-a-z0-9]{0,62}")
+_REMEDY = "use 1 to 63 lower-case letters, digits and dashes, the first not a dash"
+
+
+def check_name(name: str) -> str:
+    """The project's name as it was given. Raises `BadInput` where no project can have it."""
+    if not PROJECT.fullmatch(name):
+        raise BadInput(f"{name!r} cannot be a project's name", remedy=_REMEDY)
+    return name
 
 
 def read_project(folder: Path) -> tuple[str | None, list[Problem]]:
@@ -39,8 +47,7 @@ def read_project(folder: Path) -> tuple[str | None, list[Problem]]:
     project = content.get("project")
     if project is not None and not (isinstance(project, str) and PROJECT.fullmatch(project)):
         what = f"{project!r} cannot be a project's name"
-        remedy = "use 1 to 63 lower-case letters, digits and dashes, the first not a dash, in quotes"
-        problems.append(Problem(what, remedy, _line(path, text, "project")))
+        problems.append(Problem(what, f"{_REMEDY}, in quotes", _line(path, text, "project")))
         project = None
     return project, problems
 

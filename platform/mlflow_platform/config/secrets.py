@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mlflow_platform.errors import BadInput
@@ -18,14 +18,21 @@ MAX_SECRET = 1 << 20
 class SecretSource:
     """The folder of `--secrets DIR` or the variables of `--secrets env:PREFIX`; nothing for None.
 
-    Values are read when asked for, never kept and never shown. `notes` collects warnings, such as a file
-    that everybody may read.
+    Values are read when asked for, never kept and never shown.
     """
 
-    def __init__(self, setting: str | None, environment: Mapping[str, str]) -> None:
-        """Raises `BadInput` for a folder that is not there and a prefix that no variable can have."""
+    def __init__(
+        self,
+        setting: str | None,
+        environment: Mapping[str, str],
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        """`note` is called once with each warning, such as that of a file that everybody may read.
+
+        Raises `BadInput` for a folder that is not there and a prefix that no variable can have."""
         self.setting = setting
-        self.notes: list[str] = []
+        self._note = note
+        self._noted: set[Path] = set()
         self._environment = environment
         if setting is None:
             return
@@ -76,10 +83,9 @@ class SecretSource:
             raise BadInput(f"{path} is not UTF-8 text", remedy="write the secret as text") from None
         if len(data) > MAX_SECRET:
             raise BadInput(f"{path} is larger than a secret can be (1 MiB)", remedy="check the file")
-        if mode & stat.S_IROTH:
-            note = f"{path} can be read by every user of this machine; run: chmod 600 {path}"
-            if note not in self.notes:
-                self.notes.append(note)
+        if mode & stat.S_IROTH and self._note is not None and path not in self._noted:
+            self._noted.add(path)
+            self._note(f"{path} can be read by every user of this machine; run: chmod 600 {path}")
         return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -88,6 +94,6 @@ def variable_of(prefix: str, name: str, key: str) -> str:
     return re.sub(r"[^A-Z0-9_]", "_", f"{prefix.upper()}_{name}_{key}".upper())
 
 
-def secret_source(setting: str | None) -> SecretSource:
+def secret_source(setting: str | None, note: Callable[[str], None] | None = None) -> SecretSource:
     """The secrets of the option `--secrets`; the process's environment serves `env:PREFIX`."""
-    return SecretSource(setting, os.environ)
+    return SecretSource(setting, os.environ, note)

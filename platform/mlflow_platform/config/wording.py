@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,9 +10,10 @@ from pydantic_core import ErrorDetails
 from yaml.nodes import Node
 
 from mlflow_platform.config.composer import Ambiguous, Places, Step, meaning, raw
+from mlflow_platform.config.mending import second_look
 from mlflow_platform.errors import Problem
-from mlflow_platform.model import DOCUMENTS
-from mlflow_platform.model.base import PATTERNS, dotted
+from mlflow_platform.model import DOCUMENTS, Document
+from mlflow_platform.model.base import FIELDS_ALONE, PATTERNS, Mistake, dotted
 from mlflow_platform.model.nearest import suggestion
 from mlflow_platform.model.schema import Schema, at, fields, kind_schema
 
@@ -39,56 +40,24 @@ _WANTED = {
 
 def problems_of(
     error: ValidationError, value: Any, kind: str, root: Node, places: Places
-) -> Iterator[Problem]:
-    """What is wrong with the document `value` of a kind.
+) -> tuple[list[Problem], Document | None]:
+    """What is wrong with the document `value` of a kind, and the document itself with what could be mended.
 
-    pydantic looks at what lies between fields only when each of them is right. So what is wrong by itself
-    and of no weight for the rest (an unknown field, a tag) is then left out, and the rest looked at again.
+    pydantic looks at what lies between fields only when each of them is right; the rest is found by a
+    second look.
     """
     errors = error.errors(include_url=False)
-    yield from _translated(errors, kind, root, places)
     if errors[0]["type"] == "mistakes":
-        return
-    if all(_weightless(found["type"], found["loc"]) for found in errors):
-        try:
-            DOCUMENTS[kind].model_validate(_without(value, [e["loc"] for e in errors]))
-        except ValidationError as second:
-            again = [e for e in second.errors(include_url=False) if e["type"] == "mistakes"]
-            yield from _translated(again, kind, root, places)
+        problems = list(_located(errors[0].get("ctx", {})["mistakes"], root, places))
+        return problems, DOCUMENTS[kind].model_validate(value, context=FIELDS_ALONE)
+    more, mistakes, document = second_look(kind, value, root, errors)
+    problems = list(_translated([*errors, *more], kind, root, places))
+    return [*problems, *_located(mistakes, root, places)], document
 
 
-#: Fields that no check between fields looks at.
-_ALONE = frozenset(
-    (
-        "active",
-        "annotations",
-        "commitMessage",
-        "deletionPolicy",
-        "description",
-        "drift",
-        "labels",
-        "managementPolicy",
-        "tags",
-    )
-)
-
-
-def _weightless(type_: str, path: tuple[Step, ...]) -> bool:
-    return path[-1] != "[key]" and (type_ == "extra_forbidden" or not _ALONE.isdisjoint(path))
-
-
-def _without(value: Any, paths: list[tuple[Step, ...]]) -> Any:
-    """A value without what is at the paths."""
-    here = {p[0] for p in paths if len(p) == 1}
-    if isinstance(value, dict):
-        return {
-            k: _without(v, [p[1:] for p in paths if len(p) > 1 and p[0] == k])
-            for k, v in value.items()
-            if k not in here
-        }
-    if isinstance(value, list):
-        return [_without(v, [p[1:] for p in paths if len(p) > 1 and p[0] == i]) for i, v in enumerate(value)]
-    return value
+def _located(mistakes: Iterable[Mistake], root: Node, places: Places) -> Iterator[Problem]:
+    for mistake in mistakes:
+        yield Problem(mistake.what, mistake.remedy, places.find(root, mistake.path))
 
 
 def _translated(errors: list[ErrorDetails], kind: str, root: Node, places: Places) -> Iterator[Problem]:
@@ -96,10 +65,6 @@ def _translated(errors: list[ErrorDetails], kind: str, root: Node, places: Place
     for found in errors:
         path: tuple[Step, ...] = found["loc"]
         context = found.get("ctx", {})
-        if found["type"] == "mistakes":
-            for mistake in context["mistakes"]:
-                yield Problem(mistake.what, mistake.remedy, places.find(root, mistake.path))
-            continue
         of_key = bool(path) and path[-1] == "[key]"
         path = path[:-1] if of_key else path
         of_key = of_key or found["type"] == "extra_forbidden"
@@ -150,6 +115,8 @@ def _words(
     if type_ in _BOUNDS:
         bound, words = _BOUNDS[type_]
         return f"{name} {words} {context[bound]}, not {value}", "correct the number"
+    if type_ in _WANTED and isinstance(value, str) and str(path[-1]).lower().endswith("secretref"):
+        return f"{subject} must be a mapping, not a text", "write name: and key:, of the Secret it is in"
     if type_ in _WANTED:
         return _wrong_type(_WANTED[type_], subject, value, _written(root, path, value))
     return f"{name}: {context.get('what', 'this value is not possible')}", str(context.get("remedy", ""))

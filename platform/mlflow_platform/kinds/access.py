@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mlflow_platform.errors import Problem, Rejected, Transient
 from mlflow_platform.kinds.base import Api, Json, Snapshot
-from mlflow_platform.plan.objects import Key
+from mlflow_platform.plan.objects import Desired, Key
 
 #: The role that holds one user's direct grants in one workspace; mlflow/server/auth/sqlalchemy_store.py:
 #: `_SYNTHETIC_ROLE_NAME_RE`. MLflow reserves the prefix, so no declared role can have such a name.
@@ -35,6 +35,12 @@ def users(snapshot: Snapshot) -> list[Json]:
     if found is None:
         raise Rejected(_NO_AUTH, remedy=_NO_AUTH_REMEDY)
     return found
+
+
+def need_auth(snapshot: Snapshot, wanted: Desired) -> None:
+    """Raise `Rejected`, with the place of the document of `wanted`, where the server has no basic auth."""
+    if _users(snapshot) is None:
+        raise Rejected(f"{wanted.key}: {_NO_AUTH}", remedy=_NO_AUTH_REMEDY, where=wanted.where)
 
 
 def has_auth(snapshot: Snapshot) -> bool:

@@ -118,6 +118,11 @@ class Kind(ABC):
         """The document that declares an observed object as it is; None for what is not declarable
         (MLflow's own objects). The plan of the result is empty."""
 
+    def left_out(self, observed: Observed) -> str | None:  # noqa: ARG002
+        """What `document` leaves out of a document, or that it gives none, in a sentence; None where
+        nothing is lost that a person put there."""
+        return None
+
 
 def pages(fetch: Callable[[str | None], Json], items: str) -> Iterator[Json]:
     """All items of a paged list: `fetch(page_token)` until an answer has no `next_page_token`."""

@@ -13,14 +13,13 @@ from typing import ClassVar
 from mlflow_platform.errors import Rejected
 from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Api, Json, Kind, Snapshot
+from mlflow_platform.kinds.declared import common_document, importable, lost_tags, lost_text, sentence
 from mlflow_platform.kinds.lists import LEDGER_EXPERIMENT, experiments
 from mlflow_platform.kinds.tagged import (
     check_created,
     check_optional,
-    common_spec,
     declared_tags,
     gone_tags,
-    importable,
     new_tags,
     stale_mark,
     tag_list,
@@ -84,7 +83,10 @@ class Experiment(Kind):
     def observe(self, snapshot: Snapshot, wanted: Sequence[Desired]) -> Iterable[Observed]:
         granted: Mapping[tuple[str, str], Mapping[str, str]] = {}
         administrators: frozenset[str] = frozenset()
-        if any(p[0] == GRANTS for d in wanted for p in d.fields) or access.has_auth(snapshot):
+        granting = next((d for d in wanted if any(p[0] == GRANTS for p in d.fields)), None)
+        if granting is not None:
+            access.need_auth(snapshot, granting)
+        if granting is not None or access.has_auth(snapshot):
             granted = access.direct_grants(snapshot, _RESOURCE)
             administrators = access.administrators(snapshot)
         declared = {d.key: d.fields for d in wanted}
@@ -139,14 +141,32 @@ class Experiment(Kind):
         extra: Json = {}
         if tags := importable((p[1], v) for p, v in fields.items() if p[0] == "tags"):
             extra["tags"] = tags
-        location = str(fields.get(LOCATION) or "")
-        # `_get_artifact_location` of MLflow's store ends in the id: nobody chose such a place.
-        if 0 < len(location) <= MAX_LOCATION and not location.endswith(f"/{observed.handle.get('id')}"):
+        location = _chosen_location(observed)
+        if 0 < len(location) <= MAX_LOCATION:
             extra["artifactLocation"] = location
         grants = sorted((p[1], v) for p, v in fields.items() if p[0] == GRANTS)
         if grants:
             extra["grants"] = [{"user": user, "permission": permission} for user, permission in grants]
-        return common_spec(observed, extra)
+        return common_document(observed, extra)
+
+    def left_out(self, observed: Observed) -> str | None:
+        if observed.handle.get("id") == _DEFAULT_EXPERIMENT or not observed.active:
+            return None
+        fields = observed.fields
+        lost = [
+            *lost_text(fields.get(DESCRIPTION)),
+            *lost_tags((p[1], v) for p, v in fields.items() if p[0] == "tags"),
+        ]
+        if len(_chosen_location(observed)) > MAX_LOCATION:
+            lost.append(f"its artifactLocation (longer than {MAX_LOCATION} characters)")
+        return sentence(observed, lost)
+
+
+def _chosen_location(observed: Observed) -> str:
+    """The place of the artifacts, empty where nobody chose it: `_get_artifact_location` of MLflow's store
+    ends in the id."""
+    location = str(observed.fields.get(LOCATION) or "")
+    return "" if location.endswith(f"/{observed.handle.get('id')}") else location
 
 
 def declared_fields(spec: ExperimentSpec) -> dict[Path, Value]:

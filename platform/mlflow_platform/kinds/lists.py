@@ -10,6 +10,8 @@ from mlflow_platform.kinds.base import Json, Snapshot, pages
 MAX_EXPERIMENTS_A_PAGE = 50_000
 #: The reserved experiment that holds the ledger: no document declares it, no kind shows it.
 LEDGER_EXPERIMENT = "mlplatform-ledger"
+#: Registered models with such names are locks of applies (`apply.lock`), shown by no kind.
+LOCK_PREFIX = "mlplatform-lock-"
 
 
 def experiments(snapshot: Snapshot, workspace: str) -> list[Json]:
@@ -46,7 +48,8 @@ _MAX_VERSIONS_A_PAGE = 10_000
 def registered(snapshot: Snapshot, workspace: str, *, prompts: bool) -> list[Json]:
     """All registered models of a workspace, or all prompts (`name`, `description`, `tags`, `aliases`)."""
     params = {"max_results": _MAX_MODELS_A_PAGE, **({"filter": _PROMPTS} if prompts else {})}
-    return _all(snapshot, workspace, "registered-models/search", params, "registered_models")
+    found = _all(snapshot, workspace, "registered-models/search", params, "registered_models")
+    return [model for model in found if not model["name"].startswith(LOCK_PREFIX)]
 
 
 def versions(

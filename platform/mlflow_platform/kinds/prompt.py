@@ -36,6 +36,11 @@ from mlflow_platform.plan.objects import Desired, Key, Path, Traits, Value
 TEXT_TAG = "mlflow.prompt.text"
 TYPE_TAG = "_mlflow_prompt_type"
 SOURCE = "dummy-source"
+#: mlflow/prompt/constants.py: RESPONSE_FORMAT_TAG_KEY, PROMPT_MODEL_CONFIG_TAG_KEY; no document has them.
+_SETTINGS = {
+    "_mlflow_prompt_response_format": "the response format",
+    "_mlflow_prompt_model_config": "the model configuration",
+}
 TEXT, CHAT = "text", "chat"
 
 _NEW_TEXT = "restore the text, or give the new text a new key"
@@ -47,6 +52,7 @@ class Prompt(Versioned):
     name: ClassVar[str] = "Prompt"
     prompts: ClassVar[bool] = True
     version_text: ClassVar[str] = "commitMessage"
+    undeclarable: ClassVar[str] = "its content is no text, nor messages of a role and a text each"
     traits: ClassVar[Traits] = Traits(
         rank=30,
         immutable=((VERSIONS, "*", "template"), (VERSIONS, "*", "type")),
@@ -135,6 +141,9 @@ class Prompt(Versioned):
             return {"template": text} if text else None
         messages = _messages(text)
         return {"messages": messages} if messages else None
+
+    def lost_settings(self, version: Fields) -> list[str]:
+        return [what for tag, what in _SETTINGS.items() if version.get(("tags", tag)) is not None]
 
 
 def _bears_key(version: Json) -> bool:

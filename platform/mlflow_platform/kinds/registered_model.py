@@ -40,6 +40,7 @@ class RegisteredModel(Versioned):
     name: ClassVar[str] = "RegisteredModel"
     prompts: ClassVar[bool] = False
     version_text: ClassVar[str] = "description"
+    undeclarable: ClassVar[str] = "no source that a document takes"
     traits: ClassVar[Traits] = Traits(
         rank=30,
         immutable=((VERSIONS, "*", "source"), (VERSIONS, "*", "runId")),

@@ -1,23 +1,26 @@
 """MLflowRole: permissions under a name, and the users who have them.
 
 A document names experiments; MLflow's permissions hold their ids. Ids become names while observing, names
-become ids when a change is carried out, since the experiment may have been made by the same apply. `#<id>`
-stands for an id that no experiment has any more.
+become ids when a change is carried out, since the experiment may have been made by the same apply.
+
+MLflow keeps a permission when its object is deleted. A `#` in front of a resource says: what MLflow's
+permission holds, as it is, whether or not there is such an object. `#<id>` is an experiment by its id,
+`#<name>` a registered model or a prompt.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 from urllib.parse import quote, unquote
 
 from mlflow_platform.errors import Blocked, Rejected
 from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Api, Json, Kind, Snapshot
-from mlflow_platform.kinds.lists import experiments
-from mlflow_platform.kinds.names import resource_name
-from mlflow_platform.model.base import API_VERSION, Document
+from mlflow_platform.kinds.declared import common_document, no_document
+from mlflow_platform.kinds.lists import experiments, registered
+from mlflow_platform.model.base import Document
 from mlflow_platform.model.role import MLflowRole as RoleDocument
 from mlflow_platform.plan.objects import (
     Action,
@@ -36,6 +39,11 @@ PERMISSIONS = "permissions"
 MEMBERS = "members"
 
 _ID = re.compile(r"^#\d+$")
+_AS_IT_IS = "#"
+#: The kinds whose objects permissions name as documents do.
+_REGISTRY = {"registered_model": "RegisteredModel", "prompt": "Prompt"}
+#: In a handle: the role's workspace is not on the server.
+_NOWHERE = "no workspace"
 #: mlflow/server/auth/__init__.py: `_DEFAULT_WORKSPACE_ROLES`, what MLflow puts into a new workspace.
 _SEEDED = {"admin": "MANAGE", "user": "USE"}
 
@@ -74,58 +82,63 @@ class MLflowRole(Kind):
             allow_replace=document.allow_replace,
         )
 
-    def observe(self, snapshot: Snapshot, wanted: Sequence[Desired]) -> Iterable[Observed]:  # noqa: ARG002
+    def observe(self, snapshot: Snapshot, wanted: Sequence[Desired]) -> Iterable[Observed]:
+        if wanted:
+            access.need_auth(snapshot, wanted[0])
+        declared = {d.key: d.fields for d in wanted}
         found = access.roles(snapshot)
         members: dict[int, list[str]] = {}
         for user in access.users(snapshot):
             for role in user["roles"]:
                 members.setdefault(role["id"], []).append(user["username"])
         for role in found:
-            name_of = _names(snapshot, role["workspace"])
+            workspace: str = role["workspace"]
+            key = Key(self.name, workspace, role["name"])
+            names = _Names(snapshot, workspace, declared.get(key, {}))
             fields: dict[Path, Value] = {DESCRIPTION: role["description"] or None}
             for row in role["permissions"]:
                 kind, pattern = row["resource_type"], row["resource_pattern"]
-                fields[(PERMISSIONS, kind, _resource(kind, pattern, name_of))] = row["permission"]
+                fields[(PERMISSIONS, kind, names.resource(kind, pattern))] = row["permission"]
             for username in members.get(role["id"], ()):
                 fields[(MEMBERS, username)] = True
-            yield Observed(
-                key=Key(self.name, role["workspace"], role["name"]),
-                fields=fields,
-                handle={"role_id": role["id"]},
-            )
+            nowhere = {} if workspace in snapshot.workspaces else {_NOWHERE: True}
+            yield Observed(key, fields, handle={"role_id": role["id"], **nowhere})
 
     def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:  # noqa: ARG002
         if change.action is Action.DELETE:
             access.remove(api, "DELETE", "api/3.0/mlflow/roles/delete", {"role_id": change.handle["role_id"]})
             return
         # Before the first write: a name that is not there must leave nothing half done.
-        patterns = {f.path: _pattern(api, f.path, header) for f in change.fields if f.path[0] == PERMISSIONS}
+        patterns = {
+            f.path: (f.path[1], _pattern(api, f.path, header))
+            for f in change.fields
+            if f.path[0] == PERMISSIONS
+        }
         role_id = _create(api, change) if change.action is Action.CREATE else change.handle["role_id"]
         rows = (
             _rows(api, role_id)
             if any(f.old is not None and f.path in patterns for f in change.fields)
             else {}
         )
+        # A permission with two names, as it is and by what has come back, is changed rather than removed.
+        stays = {patterns[f.path] for f in change.fields if f.path in patterns and f.new is not None}
         for field in change.fields:
             if field.path == DESCRIPTION and change.action is not Action.CREATE:
                 body = {"role_id": role_id, "description": field.new or ""}
                 api.call("PATCH", "api/3.0/mlflow/roles/update", json=body)
             elif field.path in patterns:
-                place = (field.path[1], patterns[field.path])
+                place = patterns[field.path]
+                if field.new is None and place in stays:
+                    continue
                 _permit(api, role_id, place, field, rows.get(place))
             elif field.path[0] == MEMBERS:
                 _enrol(api, role_id, field.path[1], bool(field.new))
 
     def document(self, observed: Observed) -> Json | None:
-        key, fields = observed.key, observed.fields
-        if _seeded(observed):
+        if _seeded(observed) or _NOWHERE in observed.handle:
             return None
-        document = resource_name(*access.name_parts(key))
-        spec: Json = {} if document == key.name else {"name": key.name}
-        if key.workspace != "default":
-            spec["workspace"] = key.workspace
-        if fields.get(DESCRIPTION):
-            spec["description"] = fields[DESCRIPTION]
+        fields = observed.fields
+        spec: Json = {}
         permissions = sorted((p[1], p[2], v) for p, v in fields.items() if p[0] == PERMISSIONS)
         if permissions:
             spec["permissions"] = [
@@ -135,12 +148,12 @@ class MLflowRole(Kind):
         members = sorted(p[1] for p in fields if p[0] == MEMBERS)
         if members:
             spec["members"] = members
-        return {
-            "apiVersion": API_VERSION,
-            "kind": self.name,
-            "metadata": {"name": document},
-            "spec": spec,
-        }
+        return common_document(observed, spec)
+
+    def left_out(self, observed: Observed) -> str | None:
+        if _NOWHERE not in observed.handle or _seeded(observed):
+            return None
+        return no_document(observed, "its workspace is not on the server")
 
 
 def _scorer(experiment: str, scorer: str) -> str:
@@ -152,43 +165,61 @@ def _named(kind: str, resource: str, workspace: str) -> set[Key]:
     """The object that a permission names, if it names one that documents know."""
     if kind == "scorer" and resource != "*":
         kind, resource = "experiment", resource.rsplit("/", 1)[0]
-    known = {"experiment": "Experiment", "registered_model": "RegisteredModel", "prompt": "Prompt"}
-    if resource == "*" or kind not in known or (kind == "experiment" and _ID.match(resource)):
+    known = {"experiment": "Experiment", **_REGISTRY}
+    as_it_is = _ID.match(resource) if kind == "experiment" else resource.startswith(_AS_IT_IS)
+    if resource == "*" or kind not in known or as_it_is:
         return set()
     return {Key(known[kind], workspace, resource)}
 
 
-def _names(snapshot: Snapshot, workspace: str) -> Callable[[str], str]:
-    """Experiment id -> name, `#<id>` where there is none. The list is fetched when first needed."""
+class _Names:
+    """What a document calls the objects of a role's permissions: by their names where they are there, else
+    as MLflow has them. Lists are fetched when first needed."""
 
-    def by_id() -> dict[str, str]:
-        if workspace not in snapshot.workspaces:
-            return {}  # a role of a workspace that is gone
-        return {e["experiment_id"]: e["name"] for e in experiments(snapshot, workspace)}
+    def __init__(self, snapshot: Snapshot, workspace: str, declared: Mapping[Path, Value]) -> None:
+        self._snapshot = snapshot
+        self._workspace = workspace
+        self._declared = declared
 
-    def name(experiment_id: str) -> str:
-        found = snapshot.once(f"experiment names:{workspace}", by_id).get(experiment_id)
+    def resource(self, kind: str, pattern: str) -> str:
+        """The resource that means `pattern`; as the role's own document spells it, where it has a choice."""
+        if pattern == "*" or kind not in ("experiment", "scorer", *_REGISTRY):
+            return pattern
+        if (PERMISSIONS, kind, _AS_IT_IS + pattern) in self._declared:
+            return _AS_IT_IS + pattern
+        if kind in _REGISTRY:
+            plain = pattern in self._registered(kind) and not pattern.startswith(_AS_IT_IS)
+            return pattern if plain else _AS_IT_IS + pattern
+        if kind == "experiment":
+            return self._experiment(pattern)
+        experiment_id, slash, scorer = pattern.partition("/")
+        return _scorer(self._experiment(experiment_id), scorer) if slash else pattern
+
+    def _experiment(self, experiment_id: str) -> str:
+        def by_id() -> dict[str, str]:
+            if self._workspace not in self._snapshot.workspaces:
+                return {}  # a role of a workspace that is gone
+            return {e["experiment_id"]: e["name"] for e in experiments(self._snapshot, self._workspace)}
+
+        found = self._snapshot.once(f"experiment names:{self._workspace}", by_id).get(experiment_id)
         # A name that looks like an id would be taken for one.
-        return f"#{experiment_id}" if found is None or _ID.match(found) or found == "*" else found
+        return _AS_IT_IS + experiment_id if found is None or _ID.match(found) or found == "*" else found
 
-    return name
+    def _registered(self, kind: str) -> frozenset[str]:
+        def names() -> frozenset[str]:
+            if self._workspace not in self._snapshot.workspaces:
+                return frozenset()
+            listed = registered(self._snapshot, self._workspace, prompts=kind == "prompt")
+            return frozenset(item["name"] for item in listed)
 
-
-def _resource(kind: str, pattern: str, name_of: Callable[[str], str]) -> str:
-    """What a document calls the object of a permission."""
-    if pattern == "*":
-        return pattern
-    if kind == "experiment":
-        return name_of(pattern)
-    if kind == "scorer" and "/" in pattern:
-        experiment_id, _, scorer = pattern.partition("/")
-        return _scorer(name_of(experiment_id), scorer)
-    return pattern
+        return self._snapshot.once(f"{kind} names:{self._workspace}", names)
 
 
 def _pattern(api: Api, path: Path, header: str | None) -> str:
     """MLflow's `resource_pattern` for what a document calls an object, looked up now."""
     _, kind, resource = path
+    if kind in _REGISTRY:
+        return resource.removeprefix(_AS_IT_IS)
     if resource == "*" or kind not in ("experiment", "scorer"):
         return resource
     if kind == "experiment":

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 
 from mlflow_platform.errors import BadInput, Rejected
-from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Json
-from mlflow_platform.kinds.names import resource_name
-from mlflow_platform.model.base import API_VERSION
-from mlflow_platform.model.fields import RESERVED_TAG_PREFIXES
 from mlflow_platform.plan.objects import (
     MARK_MAX_LENGTH,
     MARK_TAG,
     Change,
     FieldChange,
     Mark,
-    Observed,
     Path,
     Traits,
     Value,
@@ -26,8 +20,6 @@ from mlflow_platform.plan.objects import (
 
 #: A mark holds nine characters for each optional field, and owner and origin beside them.
 MAX_OPTIONAL = (MARK_MAX_LENGTH - 600) // 9
-#: model/fields.py: the bounds of `Tags`, `TagValue` and `Description`.
-_MAX_TAGS, _MAX_VALUE = 64, 5000
 
 
 def declared_tags(tags: Mapping[str, str], head: Path = ()) -> dict[Path, Value]:
@@ -53,22 +45,6 @@ def tag_map(tags: Sequence[Json] | None) -> dict[str, str]:
 def tag_list(tags: Mapping[str, str]) -> list[Json]:
     """A mapping as MLflow's list of tags."""
     return [{"key": key, "value": value} for key, value in tags.items()]
-
-
-def importable(tags: Iterable[tuple[str, Value]]) -> dict[str, str]:
-    """The tags that a document may declare: neither MLflow's own nor ours, within a document's bounds.
-    What is left out is left alone, as every tag is that no document declares."""
-    fitting = {
-        k: v
-        for k, v in sorted(tags)
-        if isinstance(v, str) and len(v) <= _MAX_VALUE and not k.startswith(RESERVED_TAG_PREFIXES)
-    }
-    return dict(islice(fitting.items(), _MAX_TAGS))
-
-
-def importable_text(text: Value) -> str | None:
-    """A description that a document may declare; None where there is none, or it is too long."""
-    return text if isinstance(text, str) and 0 < len(text) <= _MAX_VALUE else None
 
 
 def new_tags(fields: Iterable[FieldChange]) -> dict[str, str]:
@@ -110,24 +86,3 @@ def check_created(error: Rejected, change: Change, tags: Mapping[str, str]) -> N
         code=error.code,
         remedy="plan again",
     ) from None
-
-
-def common_spec(observed: Observed, extra: Json) -> Json:
-    """The document of an observed object, with what is particular to its kind in `extra`.
-
-    An object of ours keeps its document's name and deletion policy, so that its owner's plan is empty too.
-    """
-    key, mark = observed.key, observed.mark
-    kind, namespace, name = key.kind, "default", resource_name(*access.name_parts(key))
-    if mark and "#" not in mark.origin and mark.origin.count("/") == 2:
-        _, namespace, name = mark.origin.split("/")
-    metadata: Json = {"name": name} if namespace == "default" else {"name": name, "namespace": namespace}
-    spec: Json = {} if name == key.name else {"name": key.name}
-    if key.workspace != "default":
-        spec["workspace"] = key.workspace
-    if mark and mark.deletion == "Delete":
-        spec["deletionPolicy"] = "Delete"
-    description = importable_text(observed.fields.get(("description",)))
-    if description is not None:
-        spec["description"] = description
-    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": {**spec, **extra}}

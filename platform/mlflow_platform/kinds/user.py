@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 from mlflow_platform.errors import Problem, Rejected
 from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Api, Json, Kind, Snapshot
-from mlflow_platform.kinds.names import resource_name
-from mlflow_platform.model.base import API_VERSION, Document
+from mlflow_platform.kinds.declared import common_document, no_document, sentence
+from mlflow_platform.model.base import Document
 from mlflow_platform.model.user import MLflowUser as UserDocument
 from mlflow_platform.plan.objects import Action, Change, Desired, Key, Observed, Path, SecretRef, Traits
 
@@ -49,7 +49,9 @@ class MLflowUser(Kind):
             allow_replace=document.allow_replace,
         )
 
-    def observe(self, snapshot: Snapshot, wanted: Sequence[Desired]) -> Iterable[Observed]:  # noqa: ARG002
+    def observe(self, snapshot: Snapshot, wanted: Sequence[Desired]) -> Iterable[Observed]:
+        if wanted:
+            access.need_auth(snapshot, wanted[0])
         found = access.users(snapshot)
         login = snapshot.once("login", lambda: access.login(snapshot.api))
         for user in found:
@@ -100,17 +102,13 @@ class MLflowUser(Kind):
     def document(self, observed: Observed) -> Json | None:
         if observed.handle.get("login"):
             return None  # declaring the login in use could only lock this command out
-        name = observed.key.name
-        document = resource_name(name)
-        spec: Json = {} if document == name else {"name": name}
-        if observed.fields.get(ADMIN):
-            spec["admin"] = True
-        return {
-            "apiVersion": API_VERSION,
-            "kind": self.name,
-            "metadata": {"name": document},
-            "spec": spec,
-        }
+        return common_document(observed, {"admin": True} if observed.fields.get(ADMIN) else {})
+
+    def left_out(self, observed: Observed) -> str | None:
+        if observed.handle.get("login"):
+            return no_document(observed, "it is the login in use")
+        # The ledger knows the secret by its HMAC, not where it is kept.
+        return sentence(observed, [], ["spec.passwordSecretRef"] if PASSWORD in observed.fields else [])
 
 
 def _for_the_login(change: Change) -> Problem | None:

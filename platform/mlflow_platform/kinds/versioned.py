@@ -1,27 +1,35 @@
 """What registered models and prompts have in common: numbered versions, and aliases that point at them.
 
 MLflow numbers versions; a document names them by keys. A version that this engine makes bears its key as a
-tag, in the create call itself, so that no kill and no lost answer ever makes it twice. A version made by
-somebody else has the key `v<number>`, until a document gives it another one.
+tag, in the create call itself, so that no kill and no lost answer ever makes it twice. Two applies at once
+may both make it: the number that MLflow gives tells that somebody else makes versions too, and then the later
+of two with one key is removed again. A version made by somebody else has the key `v<number>`, until a
+document gives it another one.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from mlflow_platform.errors import Rejected
+from mlflow_platform.errors import Problem, Rejected
 from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Api, Json, Kind, Snapshot
+from mlflow_platform.kinds.declared import (
+    common_document,
+    importable,
+    importable_text,
+    listed,
+    lost_tags,
+    lost_text,
+    sentence,
+)
 from mlflow_platform.kinds.lists import registered, versions
 from mlflow_platform.kinds.tagged import (
     check_created,
-    common_spec,
     declared_tags,
     gone_tags,
-    importable,
-    importable_text,
     new_tags,
     stale_mark,
     tag_list,
@@ -38,6 +46,7 @@ from mlflow_platform.plan.objects import (
     Observed,
     Path,
     Value,
+    short,
 )
 
 #: The tag of a version that holds the key by which its document names it.
@@ -45,6 +54,8 @@ KEY_TAG = "mlplatform.io/key"
 DESCRIPTION: Path = ("description",)
 VERSIONS = "versions"
 ALIASES = "aliases"
+#: In a handle: the name is that of a prompt where a model is wanted, or the other way round.
+_TAKEN = "taken"
 BY_KEY, BY_NUMBER = "key:", "version:"
 
 #: model/registered_model.py and model/prompt.py: most versions and aliases of a document.
@@ -61,6 +72,8 @@ class Versioned(Kind):
     prompts: ClassVar[bool]
     version_text: ClassVar[str]
     """What a document calls the description of a version."""
+    undeclarable: ClassVar[str]
+    """Why `version_document` gives none."""
 
     @abstractmethod
     def content(self, version: Json, tags: Mapping[str, str]) -> dict[str, Value]:
@@ -73,6 +86,10 @@ class Versioned(Kind):
     @abstractmethod
     def version_document(self, content: Mapping[str, Value]) -> Json | None:
         """The fields of a version in a document; None where it cannot be declared."""
+
+    def lost_settings(self, version: Fields) -> list[str]:  # noqa: ARG002 - prompts do
+        """What people set of a version and no document can declare; paths without `versions` and the key."""
+        return []
 
     def pair(self, wanted: Fields, found: Sequence[Json]) -> dict[str, Json]:  # noqa: ARG002 - prompts do
         """The version that each key means; `wanted` are the fields of the document."""
@@ -92,10 +109,34 @@ class Versioned(Kind):
                 key.workspace == workspace and _needs_versions(fields) for key, fields in declared.items()
             )
             by_name = versions(snapshot, workspace, prompts=self.prompts) if fetch else {}
-            for item in registered(snapshot, workspace, prompts=self.prompts):
+            found = registered(snapshot, workspace, prompts=self.prompts)
+            for item in found:
                 key = Key(self.name, workspace, item["name"])
                 fields = declared.get(key, {})
                 yield self._observed(key, item, by_name.get(item["name"], []), fields, snapshot.complete)
+            names = {item["name"] for item in found}
+            yield from self._taken(
+                snapshot, [key for key in declared if key.workspace == workspace and key.name not in names]
+            )
+
+    def _taken(self, snapshot: Snapshot, missing: Sequence[Key]) -> Iterator[Observed]:
+        """Of objects that are to be made, those whose name the registry has given to the other sort."""
+        if not missing:
+            return
+        others = registered(snapshot, missing[0].workspace, prompts=not self.prompts)
+        names = {item["name"] for item in others}
+        for key in missing:
+            if key.name in names:
+                yield Observed(key, {}, absent=True, handle={_TAKEN: True})
+
+    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:  # noqa: ARG002
+        if not change.handle.get(_TAKEN):
+            return None
+        mine, other = ("prompt", "registered model") if self.prompts else ("registered model", "prompt")
+        return Problem(
+            f"{change.key}: the server has a {other} of this name, and MLflow keeps both in one registry",
+            f"give the {mine} another name, or remove the {other}",
+        )
 
     def _observed(
         self, key: Key, item: Json, found: Sequence[Json], wanted: Fields, complete: bool
@@ -129,20 +170,23 @@ class Versioned(Kind):
         fields.update(((VERSIONS, name, "tags", k), v) for k, v in tags.items())
         return fields
 
-    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:  # noqa: ARG002
+    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:
         call = _Calls(api, header, change.key.name)
         if change.action is Action.DELETE:
             call.remove("DELETE", _MODELS + "delete")
         elif change.action is Action.FORGET:
             call.remove("DELETE", _MODELS + "delete-tag", key=MARK_TAG)
         elif change.action is Action.CREATE:
-            self._create(call, change)
-            self._converge_versions(call, change, fresh=True)
+            access.refuse(self.review(change, secrets))
+            fresh = self._create(call, change)
+            self._converge_versions(call, change, fresh=fresh)
         else:
             self._converge(call, change)
             self._converge_versions(call, change, fresh=False)
 
-    def _create(self, call: _Calls, change: Change) -> None:
+    def _create(self, call: _Calls, change: Change) -> bool:
+        """Whether the object is new: not where an earlier request of ours, or another apply of this owner,
+        had made it already."""
         tags = {**self.object_tags(), **new_tags(change.fields)}
         if change.mark:
             tags[MARK_TAG] = change.mark.to_text()
@@ -156,6 +200,8 @@ class Versioned(Kind):
                 raise
             found = call.get(_MODELS + "get", name=change.key.name)["registered_model"]
             check_created(error, change, tag_map(found.get("tags")))
+            return False
+        return True
 
     def object_tags(self) -> dict[str, str]:
         """Tags that every object of the kind has."""
@@ -198,16 +244,23 @@ class Versioned(Kind):
             if field.path[0] == VERSIONS and field.new is not None:
                 changed.setdefault(field.path[1], {})[field.path[2:]] = field.new
         missing = [key for key in changed if key not in numbers]
+        last = 0
         if missing and not fresh:
             # An earlier request may have arrived after all.
             wanted = {f.path: f.new for f in change.fields}
-            now = self.pair(wanted, call.versions(prompts=self.prompts))
+            there = call.versions(prompts=self.prompts)
+            now = self.pair(wanted, there)
             numbers.update({key: str(now[key]["version"]) for key in missing if key in now})
+            last = max(map(_number, there), default=0)
         for key, fields in changed.items():
             if key in numbers:
                 self._correct_version(call, numbers[key], fields)
-            else:
-                numbers[key] = self._make_version(call, key, fields)
+                continue
+            made = self._make_version(call, key, fields)
+            numbers[key] = str(made)
+            if made != last + 1:
+                numbers.update(self._settle(call, key, made))
+            last = made
         for field in change.fields:
             if field.path[0] == ALIASES and field.new is not None:
                 target = str(field.new)
@@ -215,7 +268,7 @@ class Versioned(Kind):
                 number = number.removeprefix(BY_NUMBER)
                 call.send("POST", _MODELS + "alias", alias=field.path[1], version=number)
 
-    def _make_version(self, call: _Calls, key: str, fields: Mapping[Path, Value]) -> str:
+    def _make_version(self, call: _Calls, key: str, fields: Mapping[Path, Value]) -> int:
         body = self.creation({p[0]: v for p, v in fields.items() if len(p) == 1})
         tags = {**body.pop("tags", {}), **{p[1]: str(v) for p, v in fields.items() if p[0] == "tags"}}
         body["tags"] = tag_list({**tags, KEY_TAG: key})
@@ -223,7 +276,18 @@ class Versioned(Kind):
             body["description"] = fields[(self.version_text,)]
         # Not repeated when its answer is lost: MLflow would make another version.
         answer = call.send("POST", _VERSIONS + "create", idempotent=False, **body)
-        return str(answer["model_version"]["version"])
+        return int(answer["model_version"]["version"])
+
+    def _settle(self, call: _Calls, key: str, made: int) -> dict[str, str]:
+        """Key -> number, after a version was made beside versions of somebody else: of two with one key the
+        earlier one stays, whoever made it, and the one made here is removed if it is not that."""
+        first: dict[str, str] = {}
+        for version in sorted(call.versions(prompts=self.prompts), key=_number):
+            if bears := tag_map(version.get("tags")).get(KEY_TAG):
+                first.setdefault(bears, str(version["version"]))
+        if first.get(key, str(made)) != str(made):
+            call.remove("DELETE", _VERSIONS + "delete", version=str(made))
+        return first
 
     def _correct_version(self, call: _Calls, number: str, fields: Mapping[Path, Value]) -> None:
         for path, value in fields.items():
@@ -235,31 +299,74 @@ class Versioned(Kind):
                 call.send("POST", _VERSIONS + "set-tag", version=number, key=path[1], value=value)
 
     def document(self, observed: Observed) -> Json | None:
+        return common_document(observed, self._imported(observed)[0])
+
+    def left_out(self, observed: Observed) -> str | None:
         fields = observed.fields
-        extra: Json = {}
+        lost = [
+            *lost_text(fields.get(DESCRIPTION)),
+            *lost_tags((p[1], v) for p, v in fields.items() if p[0] == "tags"),
+            *self._imported(observed)[1],
+        ]
+        ours = observed.mark.paths if observed.mark else ()
+        aliases = sorted(p[1] for p in fields if p[0] == ALIASES and short(p) in ours)
+        unknown = [f"whether {listed('alias', aliases, 'es')} had `drift: Ignore`"] if aliases else []
+        return sentence(observed, lost, unknown)
+
+    def _imported(self, observed: Observed) -> tuple[Json, list[str]]:
+        """Tags, versions and aliases of a document, and what is left out of the last two."""
+        fields = observed.fields
+        spec: Json = {}
+        lost: list[str] = []
         if tags := importable((p[1], v) for p, v in fields.items() if p[0] == "tags"):
-            extra["tags"] = tags
+            spec["tags"] = tags
         numbers: Mapping[str, str] = observed.handle.get("numbers") or {}
+        of_versions: dict[str, dict[Path, Value]] = {}
+        for path, value in fields.items():
+            if path[0] == VERSIONS:
+                of_versions.setdefault(path[1], {})[path[2:]] = value
         declared: list[Json] = []
         for key in sorted(numbers, key=lambda k: int(numbers[k])):
-            version = self._import(key, {p[2:]: v for p, v in fields.items() if p[:2] == (VERSIONS, key)})
-            if version is not None and not (self.prompts and _same_content(version, declared)):
+            of_version = of_versions.get(key, {})
+            version, of = self._import(key, of_version), f" of version {numbers[key]}"
+            twin = _twin(version, declared) if version and self.prompts else None
+            if version is None:
+                lost.append(f"version {numbers[key]} ({self.undeclarable})")
+            elif twin:
+                lost.append(f"version {numbers[key]} (the same content as version {numbers[twin]})")
+            else:
                 declared.append(version)
-        declared = declared[-_MAX_VERSIONS:]
+                lost += lost_text(of_version.get((self.version_text,)), self.version_text, of)
+                lost += lost_tags(((p[1], v) for p, v in of_version.items() if p[0] == "tags"), of)
+                lost += [f"{what}{of}" for what in self.lost_settings(of_version)]
+        if len(declared) > _MAX_VERSIONS:
+            older = len(declared) - _MAX_VERSIONS
+            lost.append(f"its {older} oldest version(s) (a document takes {_MAX_VERSIONS})")
+            declared = declared[-_MAX_VERSIONS:]
         if declared:
-            extra["versions"] = declared
-        keys = {version["key"] for version in declared}
+            spec["versions"] = declared
+        aliases, lost_aliases = self._import_aliases(fields, numbers, {v["key"] for v in declared})
+        if aliases:
+            spec["aliases"] = aliases
+        return spec, lost + lost_aliases
+
+    def _import_aliases(
+        self, fields: Fields, numbers: Mapping[str, str], keys: Collection[str]
+    ) -> tuple[Json, list[str]]:
         aliases: Json = {}
+        lost: list[str] = []
         for path, value in sorted((p, str(v)) for p, v in fields.items() if p[0] == ALIASES):
             key = value.removeprefix(BY_KEY)
-            if key in keys:
+            number = numbers.get(key) or value.removeprefix(BY_NUMBER)
+            if len(aliases) == _MAX_ALIASES:
+                lost.append(f"the alias {path[1]} (a document takes {_MAX_ALIASES})")
+            elif key in keys:
                 aliases[path[1]] = {"key": key}
-            elif not self.prompts:
-                number = numbers.get(key) or value.removeprefix(BY_NUMBER)
+            elif self.prompts:
+                lost.append(f"the alias {path[1]} (of version {number}, which is left out)")
+            else:
                 aliases[path[1]] = {"version": int(number)}
-        if aliases:
-            extra["aliases"] = dict(list(aliases.items())[:_MAX_ALIASES])
-        return common_spec(observed, extra)
+        return aliases, lost
 
     def _import(self, key: str, fields: Fields) -> Json | None:
         """A version as a document declares it, from its fields without `versions` and the key."""
@@ -282,9 +389,10 @@ def declared_version(key: str, tags: Mapping[str, str], content: Mapping[str, Va
     return fields
 
 
-def _same_content(version: Json, others: Iterable[Json]) -> bool:
+def _twin(version: Json, others: Iterable[Json]) -> str | None:
+    """The key of the one of the others that has the same content."""
     content = ("template", "messages")
-    return any(all(version.get(c) == other.get(c) for c in content) for other in others)
+    return next((o["key"] for o in others if all(version.get(c) == o.get(c) for c in content)), None)
 
 
 def default_key(version: Json) -> str:

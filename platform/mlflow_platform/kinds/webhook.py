@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from mlflow_platform.errors import Problem
 from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Api, Json, Kind, Snapshot, pages
-from mlflow_platform.kinds.names import resource_name
-from mlflow_platform.model.base import API_VERSION, Document
+from mlflow_platform.kinds.declared import common_document, no_document, sentence
+from mlflow_platform.model.base import Document
 from mlflow_platform.model.webhook import Webhook as WebhookDocument
 from mlflow_platform.plan.objects import (
     Action,
@@ -83,16 +84,15 @@ class Webhook(Kind):
     def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:  # noqa: ARG002
         ids = change.handle.get("ids", ())
         if len(ids) > 1:
-            return Problem(
-                f"{len(ids)} webhooks are named {change.key.name!r}: {', '.join(ids)}; "
-                "which of them is meant cannot be told",
-                "delete or rename all but one of them in MLflow (DELETE /api/2.0/mlflow/webhooks/<id>)",
-            )
+            return _several(change.key, ids)
         return None
 
     def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:
         access.refuse(self.review(change, secrets))
         if change.action is Action.CREATE:
+            # MLflow would take a second one of the name, and no document could tell the two apart.
+            if any(w["name"] == change.key.name for w in _all(_now(api, header), header or "default")):
+                raise access.made_meanwhile(change.key)
             body = {"name": change.key.name, **_body(change, secrets)}
             # Not repeated when its answer is lost: MLflow would make a second one. The next look at the
             # server finds the first by its name.
@@ -107,24 +107,34 @@ class Webhook(Kind):
             api.call("PATCH", path, json=body, workspace=header)
 
     def document(self, observed: Observed) -> Json | None:
-        name, fields = observed.key.name, observed.fields
-        if SAME_NAME in fields:
+        fields = observed.fields
+        if SAME_NAME in fields or urlsplit(str(fields[URL])).username is not None:
             return None
-        document = resource_name(*access.name_parts(observed.key))
-        spec: Json = {} if document == name else {"name": name}
-        if observed.key.workspace != "default":
-            spec["workspace"] = observed.key.workspace
-        spec |= {"url": fields[URL], "events": str(fields[EVENTS]).split(",")}
-        if fields.get(DESCRIPTION):
-            spec["description"] = fields[DESCRIPTION]
+        spec: Json = {"url": fields[URL], "events": str(fields[EVENTS]).split(",")}
         if not fields[ACTIVE]:
             spec["active"] = False
-        return {
-            "apiVersion": API_VERSION,
-            "kind": self.name,
-            "metadata": {"name": document},
-            "spec": spec,
-        }
+        return common_document(observed, spec)
+
+    def left_out(self, observed: Observed) -> str | None:
+        if SAME_NAME in observed.fields:
+            problem = _several(observed.key, observed.handle["ids"])
+            return no_document(observed, f"{problem.what}; {problem.remedy}")
+        if urlsplit(str(observed.fields[URL])).username is not None:
+            return no_document(observed, "its URL holds a login, which belongs into no document")
+        # The ledger knows the secret by its HMAC, not where it is kept.
+        return sentence(observed, [], ["spec.secretRef"] if SECRET in observed.fields else [])
+
+
+def _several(key: Key, ids: Sequence[str]) -> Problem:
+    return Problem(
+        f"{len(ids)} webhooks are named {key.name!r}: {', '.join(ids)}; "
+        "which of them is meant cannot be told",
+        "delete or rename all but one of them in MLflow (DELETE /api/2.0/mlflow/webhooks/<id>)",
+    )
+
+
+def _now(api: Api, header: str | None) -> Snapshot:
+    return Snapshot(api, (header or "default",), workspaces_on=header is not None)
 
 
 def _all(snapshot: Snapshot, workspace: str) -> list[Json]:

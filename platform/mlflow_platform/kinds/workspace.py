@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 from mlflow_platform.errors import Problem, Rejected
 from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Api, Json, Kind, Snapshot
-from mlflow_platform.kinds.names import resource_name
-from mlflow_platform.model.base import API_VERSION, Document
+from mlflow_platform.kinds.declared import common_document
+from mlflow_platform.model.base import Document
 from mlflow_platform.model.workspace import Workspace as WorkspaceDocument
 from mlflow_platform.plan.objects import Action, Change, Desired, Key, Observed, Path, Traits
 
@@ -87,20 +87,10 @@ class Workspace(Kind):
             api.call("PATCH", f"{_PATH}/{name}", json=body)
 
     def document(self, observed: Observed) -> Json | None:
-        name, fields = observed.key.name, observed.fields
-        if name == DEFAULT:
+        if observed.key.name == DEFAULT:
             return None
-        spec: Json = {}
-        if fields.get(DESCRIPTION):
-            spec["description"] = fields[DESCRIPTION]
-        if fields.get(ARTIFACT_ROOT):
-            spec["defaultArtifactRoot"] = fields[ARTIFACT_ROOT]
-        return {
-            "apiVersion": API_VERSION,
-            "kind": self.name,
-            "metadata": {"name": resource_name(name)},
-            "spec": spec,
-        }
+        root = observed.fields.get(ARTIFACT_ROOT)
+        return common_document(observed, {"defaultArtifactRoot": root} if root else {})
 
 
 def _delete(api: Api, name: str) -> None:

@@ -68,7 +68,7 @@ def ensure(folder: Folder, *, has_data: bool) -> Credentials:
 def ensure_values(directory: Path, references: Iterable[tuple[str, str]]) -> list[Path]:
     """Give every (name, key) without a file `directory/<name>/<key>` a random value, mode 0600.
 
-    Returns the files written; existing ones stay as they are.
+    Returns the files written; existing ones stay as they are. The caller holds `Folder.documents_lock`.
     """
     written = []
     for name, key in sorted(set(references)):

@@ -60,6 +60,11 @@ class Folder:
         return self.root / "lock"
 
     @property
+    def documents_lock(self) -> Path:
+        """Held while a command applies documents to the stack and makes up their secrets."""
+        return self.root / "documents.lock"
+
+    @property
     def supervisor_lock(self) -> Path:
         """Held by the supervisor for its whole life."""
         return self.root / "supervisor.lock"

@@ -7,10 +7,10 @@ kube-apiserver to accept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 API_VERSION: Final = "mlplatform.io/v1alpha1"
@@ -47,14 +47,16 @@ PATTERNS: dict[str, str] = {
         "use lower-case letters, digits and dashes, a letter or digit at both ends"
     ),
     r"^[-._a-zA-Z0-9]+$": "use letters, digits, dots, dashes and underscores",
-    r"^[/\w.\- :]+$": "use letters, digits, spaces and / . - _ :",
-    r"^[\w\-]+$": "use letters, digits, dashes and underscores",
+    r"^[/\p{L}\p{N}_.\- :]+$": "use letters, digits, spaces and / . - _ :",
+    r"^[\p{L}\p{N}_\-]+$": "use letters, digits, dashes and underscores",
     r"^[A-Za-z0-9][-_.A-Za-z0-9]*$": (
         "use letters, digits, dots, dashes and underscores, a letter or digit first"
     ),
     r"^[0-9a-zA-Z][-_0-9a-zA-Z]*$": "write the run's id, as MLflow shows it",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "use letters, digits and underscores, no digit first",
-    r"^https?://": "write an address that begins with https:// or http://",
+    r"^https?://(\[[0-9a-fA-F:.]+\]|[^@/?#:\[\]]+)(:[0-9]+)?([/?#]|$)": (
+        "write an address that begins with https:// or http:// and a host"
+    ),
     r"\S": "write something that is not blank",
 }
 
@@ -77,6 +79,9 @@ SERVER_FIELDS: Final = frozenset(
 
 Step = str | int
 
+#: As the context of a validation: look at each field alone and not at what lies between them.
+FIELDS_ALONE: Final[dict[str, Any]] = {"fields": "alone"}
+
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
@@ -85,10 +90,13 @@ class Mistake:
     path: tuple[Step, ...]
     what: str
     remedy: str
+    among: tuple[str, ...] = ()
+    """For a name that is not known: the names there are. While one of these is itself mistaken, so may
+    this mistake be."""
 
     def under(self, *head: Step) -> Mistake:
         """The same mistake, seen from further up."""
-        return Mistake((*head, *self.path), self.what, self.remedy)
+        return replace(self, path=(*head, *self.path))
 
 
 def refuse(what: str, remedy: str) -> PydanticCustomError:
@@ -200,8 +208,8 @@ class Document(Model):
                 yield mistake.under("metadata" if by_default else "spec")
 
     @model_validator(mode="after")
-    def _without_mistakes(self) -> Document:
-        found = tuple(self.mistakes())
+    def _without_mistakes(self, info: ValidationInfo) -> Document:
+        found = () if info.context is FIELDS_ALONE else tuple(self.mistakes())
         if found:
             text = "; ".join(f"{dotted(m.path)}: {m.what} ({m.remedy})" for m in found)
             raise PydanticCustomError("mistakes", "{text}", {"text": text, "mistakes": found})

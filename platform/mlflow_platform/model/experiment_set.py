@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
@@ -99,11 +100,12 @@ class ExperimentSetSpec(Spec):
 
     def _content(self) -> dict[str, Any]:
         """What all members have, placeholders unfilled."""
-        own = {"server", "deletionPolicy", "managementPolicy"}
-        return self.model_dump(include=own) | self.template.model_dump(exclude_unset=True)
+        return self.model_dump(include=set(_OWN)) | self.template.model_dump(exclude_unset=True)
 
     def mistakes(self, default_name: str) -> Iterator[Mistake]:  # noqa: ARG002 - names come from the template
-        found = [*self._axis_mistakes(), *self._placeholder_mistakes()]
+        users = [grant.user for grant in self.template.grants]
+        twice = [mistake.under("template") for mistake in repeated("grants", users, "user")]
+        found = [*self._axis_mistakes(), *self._placeholder_mistakes(), *twice]
         yield from found
         total = math.prod(len(v) for v in self.matrix.values())
         if total > MAX_COMBINATIONS:
@@ -116,6 +118,7 @@ class ExperimentSetSpec(Spec):
         for axis, values in self.matrix.items():
             for mistake in repeated(axis, values, "value"):
                 yield mistake.under("matrix")
+        axes = tuple(self.matrix)
         for i, entry in enumerate(self.exclude):
             if not entry:
                 yield Mistake(
@@ -124,17 +127,18 @@ class ExperimentSetSpec(Spec):
             for axis, value in entry.items():
                 if axis not in self.matrix:
                     what = f"exclude names the axis {axis}, which the matrix does not have"
-                    yield Mistake(("exclude", i, axis), what, suggestion(axis, self.matrix))
+                    yield Mistake(("exclude", i, axis), what, suggestion(axis, self.matrix), axes)
                 elif value not in self.matrix[axis]:
                     what = f"exclude names the value {value!r}, which the axis {axis} does not have"
-                    yield Mistake(("exclude", i, axis), what, suggestion(value, self.matrix[axis]))
+                    there = tuple(dict.fromkeys(self.matrix[axis]))
+                    yield Mistake(("exclude", i, axis), what, suggestion(value, there), there)
 
     def _placeholder_mistakes(self) -> Iterator[Mistake]:
         for path, text in _strings(self.template.model_dump(exclude_unset=True), ("template",)):
             for name in dict.fromkeys(_PLACEHOLDER.findall(text)):
                 if name not in self.matrix:
                     what = f"the placeholder {{{{ {name} }}}} names no axis of the matrix"
-                    yield Mistake(path, what, suggestion(name, self.matrix))
+                    yield Mistake(path, what, suggestion(name, self.matrix), tuple(self.matrix))
             left = _PLACEHOLDER.sub("", text)
             if "{{" in left or "}}" in left:
                 yield Mistake(path, "a placeholder is not closed", "write it as {{ axis }}")
@@ -158,19 +162,25 @@ class ExperimentSetSpec(Spec):
             count += 1
             found = []
             try:
-                name = ExperimentSpec.model_validate(_fill_all(content, values)).name or ""
+                member = ExperimentSpec.model_validate(_fill_all(content, values))
+                name = member.name or ""
                 if name in names:
                     what = f"{_said(names[name])} and {_said(values)} would both be named {name!r}"
                     found.append(Mistake(("name",), what, "put something between the placeholders"))
                 names.setdefault(name, values)
+                for mistake in member.mistakes(name):
+                    what = f"{mistake.what} (the member {_said(values)})"
+                    found.append(replace(mistake, what=what))
             except ValidationError as error:
                 for one in error.errors(include_url=False):
+                    if one["loc"][0] in _OWN:  # no placeholder makes these wrong
+                        continue
                     what = f"{dotted(one['loc'])} of the member {_said(values)} {_wrong(one)}"
                     found.append(Mistake(one["loc"], what, _REMEDY))
             for mistake in found:
                 if mistake.path not in wrong:
                     wrong.add(mistake.path)
-                    yield mistake.under("template")
+                    yield mistake if mistake.path[0] in _OWN else mistake.under("template")
         if count > MAX_MEMBERS:
             what = f"the matrix makes {count:,} members; at most {MAX_MEMBERS:,} are possible"
             yield Mistake(("matrix",), what, "split the set, or exclude more")
@@ -178,6 +188,8 @@ class ExperimentSetSpec(Spec):
             yield Mistake(("exclude",), "every member is excluded", "exclude less, or remove the document")
 
 
+#: Fields of the set itself that every member has, too.
+_OWN = ("server", "deletionPolicy", "managementPolicy")
 _REMEDY = "correct the template or the values of the axis"
 
 

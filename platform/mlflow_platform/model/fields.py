@@ -5,9 +5,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from mlflow_platform.model.base import Mistake, Model, Name, ResourceName, refuse
 from mlflow_platform.model.nearest import suggestion
@@ -52,10 +52,11 @@ def _username(name: str) -> str:
 
 
 #: mlflow/utils/validation.py: MAX_MODEL_REGISTRY_TAG_KEY_LENGTH and MAX_EXPERIMENT_TAG_KEY_LENGTH are 250;
-#: `validate_param_and_metric_name` allows exactly these characters.
+#: `validate_param_and_metric_name` allows exactly these characters, with Python's `\w`. That is Unicode's
+#: letters and digits; `\w` itself would be ASCII to kube-apiserver, and to pydantic hold marks, too.
 TagKey = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=250, pattern=r"^[/\w.\- :]+$"),
+    StringConstraints(min_length=1, max_length=250, pattern=r"^[/\p{L}\p{N}_.\- :]+$"),
     AfterValidator(_tag_key),
 ]
 #: registered_model_tags.value is varchar(5000), the smallest of the tag tables.
@@ -65,7 +66,9 @@ Tags = Annotated[dict[TagKey, TagValue], Field(max_length=64)]
 Description = Annotated[str, StringConstraints(max_length=5000)]
 #: mlflow/utils/validation.py: `_REGISTERED_MODEL_ALIAS_REGEX` and MAX_REGISTERED_MODEL_ALIAS_LENGTH.
 AliasName = Annotated[
-    str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\w\-]+$"), AfterValidator(_alias)
+    str,
+    StringConstraints(min_length=1, max_length=255, pattern=r"^[\p{L}\p{N}_\-]+$"),
+    AfterValidator(_alias),
 ]
 #: Our own stable name of a version inside a document.
 VersionKey = Annotated[
@@ -96,13 +99,33 @@ Grants = Annotated[list[Grant], Field(max_length=200, description="Direct permis
 
 def alias_mistakes(aliases: Mapping[str, str | None], keys: Collection[str]) -> Iterator[Mistake]:
     """A mistake for every alias of a key that no version of the document has."""
+    known = dict.fromkeys(keys)
     for alias, key in aliases.items():
-        if key is not None and key not in keys:
+        if key is not None and key not in known:
             what = f"the alias {alias} points at the version {key!r}, which is not declared here"
-            yield Mistake(("aliases", alias, "key"), what, suggestion(key, keys))
+            yield Mistake(("aliases", alias, "key"), what, suggestion(key, known), tuple(known))
+
+
+_ADDRESS = r"^https?://(\[[0-9a-fA-F:.]+\]|[^@/?#:\[\]]+)(:[0-9]+)?([/?#]|$)"
+
+
+def without_login(instead: str) -> BeforeValidator:
+    """Refuses an address with a login in it, and never repeats that; `instead` is where one goes."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and "@" in value and not re.match(_ADDRESS, value):
+            raise refuse("an address holds no login", f"remove what is before the @; {instead}")
+        return value
+
+    return BeforeValidator(check)
+
+
+#: An http address: a host, perhaps a port, and no login, since an address is kept and shown in clear.
+Address = Annotated[str, StringConstraints(min_length=1, pattern=_ADDRESS)]
 
 
 __all__ = [
+    "Address",
     "AliasName",
     "Description",
     "Grant",
@@ -116,4 +139,5 @@ __all__ = [
     "VersionKey",
     "Workspace",
     "WorkspaceName",
+    "without_login",
 ]

@@ -105,7 +105,7 @@ class PromptSpec(ObjectSpec):
                 what = f"the version {version.key!r} has the same content as {first[content]!r}"
                 yield Mistake(("versions", i), what, "remove one of the two, or change its text")
         aliases: dict[str, str | None] = {alias: target.key for alias, target in self.aliases.items()}
-        yield from alias_mistakes(aliases, {version.key for version in self.versions})
+        yield from alias_mistakes(aliases, [version.key for version in self.versions])
 
 
 class Prompt(Document):

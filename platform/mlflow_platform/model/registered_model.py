@@ -99,7 +99,7 @@ class RegisteredModelSpec(ObjectSpec):
             for mistake in target.mistakes():
                 yield mistake.under("aliases", alias)
         aliases = {alias: target.key for alias, target in self.aliases.items()}
-        yield from alias_mistakes(aliases, {version.key for version in self.versions})
+        yield from alias_mistakes(aliases, [version.key for version in self.versions])
 
 
 class RegisteredModel(Document):

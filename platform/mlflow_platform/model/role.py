@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from mlflow_platform.model.base import Document, Mistake, Model, ObjectSpec
+from mlflow_platform.model.base import Document, Mistake, Model, ObjectSpec, repeated
 from mlflow_platform.model.fields import Username, Workspace
 
 #: mlflow/server/auth/db/models.py: roles.name, role_permissions.resource_pattern varchar(255) and
@@ -62,7 +62,8 @@ class RolePermission(Model):
     resource: Annotated[str, StringConstraints(min_length=1, max_length=255)] = Field(
         "*",
         description="Name of the object, or `*` for all of the type. A scorer: `<experiment>/<scorer>`, "
-        "with a `/` in the scorer's name as `%2F`. `#<id>` is an experiment by its id.",
+        "with a `/` in the scorer's name as `%2F`. `#<id>` is an experiment by its id, `#<name>` a model or "
+        "prompt whether it exists or not.",
     )
     permission: Literal["READ", "USE", "EDIT", "MANAGE", "DENY"] = Field(
         description="MLflow permission (mlflow/server/auth/permissions.py)."
@@ -108,6 +109,7 @@ class MLflowRoleSpec(ObjectSpec):
                 what = f"a second permission on {item.resourceType} {item.resource!r}"
                 yield Mistake(("permissions", number), what, "keep one of them")
             seen.add(place)
+        yield from repeated("members", self.members, "member")
 
 
 class MLflowRole(Document):

@@ -7,8 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from mlflow_platform.model.base import Document, Model, ResourceName, SecretReference
-
-Uri = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+from mlflow_platform.model.fields import Address, without_login
 
 
 class Credentials(Model):
@@ -32,9 +31,11 @@ class BrakeLimits(Model):
 class TrackingServerSpec(Model):
     """Where the server is and how much may be asked of it."""
 
-    trackingUri: Annotated[Uri, StringConstraints(pattern=r"^https?://")] = Field(
-        description="Address of the MLflow server."
-    )
+    trackingUri: Annotated[
+        Address,
+        StringConstraints(max_length=1000),
+        without_login("it goes into a Secret that credentials refers to"),
+    ] = Field(description="Address of the MLflow server, without a login.")
     credentials: Credentials | None = Field(None, description="Login; none where the server has no auth.")
     caSecretRef: SecretReference | None = Field(
         None, description="Certificate authority (PEM) that signed the server's certificate."

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from mlflow_platform.model.base import Document, Mistake, ObjectSpec, SecretReference
-from mlflow_platform.model.fields import Workspace
+from mlflow_platform.model.base import Document, Mistake, ObjectSpec, SecretReference, repeated
+from mlflow_platform.model.fields import Address, Workspace, without_login
 
 #: mlflow/utils/validation.py: `_WEBHOOK_NAME_REGEX`.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", re.IGNORECASE)
@@ -40,8 +40,13 @@ class WebhookSpec(ObjectSpec):
     """What a webhook should be."""
 
     workspace: Workspace = "default"
-    url: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^https?://")] = Field(
-        description="Where events are sent. https only, to a public address, unless the server allows more."
+    url: Annotated[
+        Address,
+        StringConstraints(max_length=500),
+        without_login("the receiver checks the signature that the secret of secretRef makes"),
+    ] = Field(
+        description="Where events are sent, without a login. https only, to a public address, unless the "
+        "server allows more."
     )
     events: Annotated[list[Event], Field(min_length=1, max_length=64)] = Field(
         description="`entity.action`, for example `model_version.created`."
@@ -59,6 +64,7 @@ class WebhookSpec(ObjectSpec):
                 f"at most {LONGEST_NAME} characters"
             )
             yield Mistake(("name",), what, remedy)
+        yield from repeated("events", self.events, "event")
 
 
 class Webhook(Document):

@@ -15,7 +15,14 @@ class Brakes:
     max_loss_percent: int = 30
     """Largest share of the owned objects, in per cent."""
     minimum_owned: int = 10
-    """The share is not looked at below this number of owned objects."""
+    """Below this number of owned objects, giving one up is a share of its own: there only half or more of
+    them, and at least two, is too much."""
+
+    def too_much(self, lost: int, owned: int) -> bool:
+        """Whether giving up `lost` of `owned` objects is too much for one plan."""
+        if owned < self.minimum_owned:
+            return lost >= 2 and 2 * lost >= owned
+        return lost * 100 > self.max_loss_percent * owned
 
 
 def check(plan: Plan, brakes: Brakes, allowed: str | None = None) -> None:
@@ -28,18 +35,23 @@ def check(plan: Plan, brakes: Brakes, allowed: str | None = None) -> None:
         raise BrakeStopped(
             f"the configuration declares nothing, yet {plan.owned} object(s) on the server are owned by "
             f"{plan.owner}; nothing was written",
+            plan_hash=plan.hash,
             remedy=f"check the path; {remedy}",
         )
-    if plan.owned >= brakes.minimum_owned and lost * 100 > brakes.max_loss_percent * plan.owned:
+    if brakes.too_much(lost, plan.owned):
+        few = plan.owned < brakes.minimum_owned
+        limit = f"half of fewer than {brakes.minimum_owned}" if few else f"{brakes.max_loss_percent} %"
         raise BrakeStopped(
             f"the plan deletes, replaces or forgets {lost} of {plan.owned} owned objects "
-            f"({lost * 100 // plan.owned} %, the brake is at {brakes.max_loss_percent} %); "
+            f"({lost * 100 // max(plan.owned, 1)} %, the brake is at {limit}); "
             "nothing was written",
+            plan_hash=plan.hash,
             remedy=remedy,
         )
     if allowed is not None:
         raise BrakeStopped(
             f"--allow-destructive {allowed} names another plan than this one ({plan.hash}); "
             "nothing was written",
+            plan_hash=plan.hash,
             remedy="look at the plan again, then repeat with the hash it prints",
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from mlflow_platform.errors import Problem
+from mlflow_platform.model.nearest import nearest
 from mlflow_platform.plan.objects import (
     Action,
     Change,
@@ -98,9 +99,9 @@ def make_plan(
             continue
         missing = [r for r in sorted(want.requires) if r not in wanted and not _there(seen.get(r))]
         if missing:
-            what = f"{key} refers to {missing[0]}, which neither the documents nor the server have"
-            problem = Problem(what, "declare it, or correct the name", want.where)
-            problems[key] = ObjectProblem(key, want.origin, problem, blocked=True)
+            problem = _unknown(want, missing, {*wanted, *(k for k, o in seen.items() if _there(o))})
+            names = tuple(r.name for r in missing)
+            problems[key] = ObjectProblem(key, want.origin, problem, blocked=True, names=names)
             continue
         found = seen.get(key)
         step = _decide(want, found, owner, traits[key.kind], adopt_from, adopt_all)
@@ -127,6 +128,21 @@ def make_plan(
     return Plan(
         owner, tuple(ready), tuple(problems.values()), tuple(held), len(owned), len(wanted), unchanged
     )
+
+
+def _unknown(want: Desired, missing: Sequence[Key], known: Collection[Key]) -> Problem:
+    """All references of an object to what neither the documents nor the server have."""
+    named = ", ".join(str(key) for key in missing)
+    what = f"{want.key} refers to {named}, which neither the documents nor the server have"
+    like = {
+        key.name: nearest(
+            key.name, [k.name for k in known if (k.kind, k.workspace) == (key.kind, key.workspace)]
+        )
+        for key in missing
+    }
+    meant = [f"{name} -> {found}" for name, found in like.items() if found]
+    remedy = f"did you mean: {', '.join(meant)}?" if meant else "declare it, or correct the name"
+    return Problem(what, remedy, want.where)
 
 
 def _there(found: Observed | None) -> bool:
@@ -172,7 +188,7 @@ def _converge(
     want: Desired, found: Observed, owner: str, traits: Traits, foreign: bool, adopt_all: bool
 ) -> Change | ObjectProblem | None:
     mark = mark_for(want, owner, traits)
-    fields = _differences(want, found, traits)
+    fields = _differences(want, found, owner, traits)
     fixed = [f for f in fields if f.old is not None and matches(f.path, traits.immutable)]
     if fixed and not (want.allow_replace and traits.replaceable):
         return _immutable(want, fixed[0], traits)
@@ -206,7 +222,7 @@ def _converge(
     return None
 
 
-def _differences(want: Desired, found: Observed, traits: Traits) -> tuple[FieldChange, ...]:
+def _differences(want: Desired, found: Observed, owner: str, traits: Traits) -> tuple[FieldChange, ...]:
     out = []
     for path, value in want.fields.items():
         old = found.fields.get(path)
@@ -215,7 +231,7 @@ def _differences(want: Desired, found: Observed, traits: Traits) -> tuple[FieldC
         if old is not None and (path in want.initial or matches(path, traits.initial)):
             continue
         out.append(FieldChange(path, old, value, matches(path, traits.write_only)))
-    ours = found.mark.paths if found.mark else frozenset()
+    ours = found.mark.paths if found.mark and found.mark.owner == owner else frozenset()
     if ours or traits.exclusive:
         for path, old in found.fields.items():
             if path in want.fields or old is None:

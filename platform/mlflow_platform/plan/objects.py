@@ -231,6 +231,8 @@ class ObjectProblem:
     problem: Problem
     blocked: bool = False
     """It waits for another object rather than being wrong itself."""
+    names: tuple[str, ...] = ()
+    """The names in the document that it is about, so that their place can be shown."""
 
 
 def fingerprint(observed: Observed | None, paths: frozenset[Path] | set[Path]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,8 @@ class SavedPlan:
     plan: Plan
     desired: tuple[Desired, ...]
     document: Mapping[str, Any] | None = None
+    problems: int = 0
+    """How many objects had problems when it was made; they are not part of it."""
 
 
 def stale(saved: SavedPlan, observed: Mapping[Key, Observed]) -> list[Key]:
@@ -48,6 +52,35 @@ def stale(saved: SavedPlan, observed: Mapping[Key, Observed]) -> list[Key]:
     ]
 
 
+def dump_file(plans: Sequence[SavedPlan]) -> dict[str, Any]:
+    """What a file of saved plans holds, with a digest of it: a plan is carried out as it was seen."""
+    servers = [dump(p) for p in plans]
+    return {"format": FORMAT, "digest": _digest(servers), "servers": servers}
+
+
+def is_file(text: str) -> bool:
+    """Whether a text is a file of saved plans, damaged or not."""
+    return text.startswith("{") and FORMAT in text[:200]
+
+
+def load_file(text: str) -> list[SavedPlan]:
+    """The plans of a file. Raises `BadInput` where it is not as `dump_file` made it."""
+    try:
+        data = json.loads(text)
+        servers, digest = data["servers"], data["digest"]
+        if digest != _digest(servers):
+            raise ValueError("its content does not match its digest")
+        return [load(s) for s in servers]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(
+            f"the saved plan is damaged ({error})", remedy="make it again: mlplatform plan --out"
+        ) from error
+
+
+def _digest(servers: Any) -> str:
+    return hashlib.sha256(json.dumps(servers, sort_keys=True).encode()).hexdigest()
+
+
 def dump(saved: SavedPlan) -> dict[str, Any]:
     """JSON values that `load` turns back; sensitive fields lose their values."""
     touched = {c.key for c in saved.plan.changes}
@@ -56,6 +89,7 @@ def dump(saved: SavedPlan) -> dict[str, Any]:
         "uri": saved.uri,
         "owner": saved.owner,
         "document": saved.document,
+        "problems": saved.problems,
         "owned": saved.plan.owned,
         "declared": saved.plan.declared,
         "unchanged": saved.plan.unchanged,
@@ -65,22 +99,18 @@ def dump(saved: SavedPlan) -> dict[str, Any]:
 
 
 def load(data: Mapping[str, Any]) -> SavedPlan:
-    """Raises `BadInput` when the data is not what `dump` made."""
-    try:
-        plan = Plan(
-            data["owner"],
-            tuple(_load_change(c) for c in data["changes"]),
-            owned=data["owned"],
-            declared=data["declared"],
-            unchanged=data["unchanged"],
-        )
-        desired = tuple(_load_desired(d) for d in data["desired"])
-        return SavedPlan(data["server"], data["uri"], data["owner"], plan, desired, data["document"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(
-            f"the saved plan is damaged ({type(error).__name__}: {error})",
-            remedy="make it again: mlplatform plan --out",
-        ) from error
+    """What `dump` made, back again."""
+    plan = Plan(
+        data["owner"],
+        tuple(_load_change(c) for c in data["changes"]),
+        owned=data["owned"],
+        declared=data["declared"],
+        unchanged=data["unchanged"],
+    )
+    desired = tuple(_load_desired(d) for d in data["desired"])
+    return SavedPlan(
+        data["server"], data["uri"], data["owner"], plan, desired, data["document"], data["problems"]
+    )
 
 
 def _dump_change(change: Change) -> dict[str, Any]:
