@@ -1,4 +1,4 @@
-"""The adapter against a real API server."""
+"""The adapter, and what a removal deletes, against a real API server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.chart import Release, find_chart
+from mlflow_platform.deploy import phases, undeploy
 from mlflow_platform.errors import Fatal, Rejected, Transient
 from tests.cluster import clusters
 
@@ -75,6 +77,36 @@ def test_refusals_and_warnings_in_the_servers_own_words(api: Cluster) -> None:
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": place, "spec": {"template": {"spec": pod}}}
     (warning,) = api.apply(job).warnings
     assert warning.startswith('would violate PodSecurity "restricted:latest"')
+
+
+def test_undeploy_waits_for_its_own_pods_and_leaves_a_database_that_another_operator_runs(
+    api: Cluster, control_plane: clusters.Kubernetes
+) -> None:
+    chart, release = find_chart(), Release("mlflow", NAMESPACE)
+    labels = phases.labels("mlflow", chart.about["name"])
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}
+
+    def of_release(api_version: str, kind: str, name: str, **content: Any) -> dict[str, Any]:
+        metadata = {"name": name, "namespace": NAMESPACE, "labels": labels | content.pop("labels", {})}
+        return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}
+
+    api.apply(of_release("batch/v1", "Job", "mlflow-migrate", spec={"template": template}))
+    api.apply(of_release("v1", "Secret", "mlflow-auth", stringData={"k": "v"}))
+    api.apply(of_release("v1", "Pod", "server", **template))
+    api.apply(
+        of_release("v1", "Pod", "postgres-1", labels={"cnpg.io/cluster": "mlflow-postgres"}, **template)
+    )
+    api.apply({**config_map("stranger"), "data": {}})
+    # No controller deletes a Job's pods here: this one stays until the test deletes it.
+    with pytest.raises(Transient, match="pod server does not end"):
+        undeploy(api, release, chart, delete_data=False, timeout=2)
+    api.delete("v1", "Pod", NAMESPACE, "server")
+    api.apply(of_release("batch/v1", "Job", "mlflow-migrate", spec={"template": template}))
+    assert undeploy(api, release, chart, delete_data=False, timeout=2) == ["Job/mlflow-migrate"]
+    assert api.get("v1", "Secret", NAMESPACE, "mlflow-auth") is not None
+    assert undeploy(api, release, chart, delete_data=True, timeout=2) == ["Secret/mlflow-auth"]
+    assert api.get("v1", "Pod", NAMESPACE, "postgres-1") is not None
+    assert api.get("v1", "ConfigMap", NAMESPACE, "stranger") is not None
 
 
 def test_a_login_that_is_refused_and_a_server_that_is_not_there(

@@ -150,7 +150,12 @@ class Deployment:
         )
 
     def _namespace(self) -> Mapping[str, Any] | None:
-        return self.cluster.get("v1", "Namespace", "", self.release.namespace)
+        try:
+            return self.cluster.get("v1", "Namespace", "", self.release.namespace)
+        except Rejected as error:
+            if error.code != "403":
+                raise
+            return {}  # a login for the namespace alone: somebody has made it
 
     def _make_namespace(self, outcome: Outcome) -> None:
         """One that is there is somebody's: it is left as it is."""

@@ -20,12 +20,10 @@ def undeploy(
     cluster: Cluster, release: Release, chart: Chart, *, delete_data: bool, timeout: float = 300.0
 ) -> list[str]:
     """What was deleted, as "Kind/name"; returns when all of it is gone, within `timeout` seconds."""
-    if cluster.get("v1", "Namespace", "", release.namespace) is None:
-        return []
     found = existing(cluster, release, chart)
     pods = [f for f in found if f["kind"] in ("Deployment", "StatefulSet", "Job")]
     deadline = time.monotonic() + timeout
-    _delete(cluster, [f for f in found if f["kind"] not in ("NetworkPolicy",)], deadline)
+    _delete(cluster, [f for f in found if f["kind"] != "NetworkPolicy"], deadline)
     if pods:
         _gone(cluster, release, chart, deadline)
     # Last, so that no pod ever runs without the rules that fence it in.
@@ -66,9 +64,13 @@ def _delete(cluster: Cluster, objects: list[Mapping[str, Any]], deadline: float)
 
 
 def _gone(cluster: Cluster, release: Release, chart: Chart, deadline: float) -> None:
-    """Wait for the pods: they are what holds volumes and answers requests."""
+    """Wait for the pods, which hold volumes and answer requests; not for CloudNativePG's, which stay."""
     labels = {k: v for k, v in phases.labels(release.name, chart.about["name"]).items() if "managed" not in k}
-    while pods := cluster.find("v1", "Pod", release.namespace, labels):
+    while pods := [
+        pod
+        for pod in cluster.find("v1", "Pod", release.namespace, labels)
+        if "cnpg.io/cluster" not in pod["metadata"]["labels"]
+    ]:
         if time.monotonic() > deadline:
             raise Transient(f"pod {pods[0]['metadata']['name']} does not end")
         time.sleep(0.5)
