@@ -12,6 +12,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Documents that `make up` applies, and what pytest is to run: make test ARGS=tests/unit
 DOCUMENTS ?= manifests/examples
 ARGS ?= tests --ignore=tests/cluster
+# Options of `make deploy` and of `make undeploy`.
+DEPLOY ?=
+UNDEPLOY ?=
 # What `make render` is to print: local, small or production. OUT is a folder to write it to.
 PROFILE ?= small
 OUT ?=
@@ -22,7 +25,7 @@ RUNTIME := .venv/.runtime
 PROJECT := .venv/.project
 DEV := .venv/.dev
 
-.PHONY: help up down status render test test-cluster check bench lint docs lock
+.PHONY: help up down status render deploy undeploy manifests test test-cluster check bench lint docs lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +38,15 @@ down: $(RUNTIME) $(PROJECT) ## Stop the local stack; its data stays
 
 status: $(RUNTIME) $(PROJECT) ## Show the local stack's processes, ports and health
 	@$(BIN)/mlplatform status
+
+deploy: $(RUNTIME) $(PROJECT) ## Bring MLflow to the cluster of the kubeconfig (DEPLOY='-f my-values.yaml -n team')
+	@$(BIN)/mlplatform deploy $(DEPLOY)
+
+undeploy: $(RUNTIME) $(PROJECT) ## Take it away again; its data stay (UNDEPLOY='-n team')
+	@$(BIN)/mlplatform undeploy $(UNDEPLOY)
+
+manifests: $(RUNTIME) $(PROJECT) ## Write manifests/quickstart.yaml and manifests/production from the chart
+	@$(BIN)/python -m mlflow_platform.deploy.manifests
 
 render: $(RUNTIME) $(PROJECT) ## Print the chart's Kubernetes objects (PROFILE=production; OUT=DIR: into files)
 	@$(BIN)/mlplatform render --profile '$(PROFILE)' $(if $(OUT),--output-dir '$(OUT)')
@@ -67,6 +79,8 @@ LOCK = $(BIN)/python -m piptools compile --quiet --generate-hashes --strip-extra
 
 lock: $(DEV) ## Write the locks anew from pyproject.toml (UPGRADE=1: latest versions)
 	$(LOCK) --extra local --extra kubernetes --output-file platform/requirements.txt pyproject.toml
+	$(LOCK) --extra server --extra kubernetes --constraint platform/requirements.txt \
+	  --output-file platform/requirements-server.txt pyproject.toml
 	$(LOCK) --extra local --extra kubernetes --extra client --extra dev \
 	  --constraint platform/requirements.txt --output-file platform/requirements-dev.txt pyproject.toml
 

@@ -24,6 +24,8 @@ HERE = Path(__file__).parent
 #: Each test session's own state; the name ends in the session's pid, so that what a killed one left is known.
 STATE = Path("/var/lib")
 STATE_PREFIX = "mlplatform-test-"
+#: What the chart names by default (values image.repository and Chart.yaml's appVersion).
+PLATFORM_IMAGE = "docker.io/library/mlflow-platform:3.17.2"
 
 
 class Missing(RuntimeError):
@@ -68,6 +70,13 @@ class Cluster(Kubernetes):
     def load(self, image: str) -> None:
         """Build the named image of this folder's `image` script and put it into the cluster."""
         archive = script("image", image).strip()
+        script("load", archive, environment={"CLUSTER_DIR": str(self.folder)})
+
+    def load_platform(self) -> None:
+        """Build the platform's image of this tree and put it into the cluster."""
+        root = HERE.parent.parent
+        recipe = str(root / "platform" / "Dockerfile")
+        archive = script("image", "build", str(root), PLATFORM_IMAGE, "-f", recipe).strip()
         script("load", archive, environment={"CLUSTER_DIR": str(self.folder)})
 
 

@@ -1,1 +1,1 @@
-"""The only code that talks to the outside: MLflow, Postgres, S3."""
+"""The only code that talks to the outside: MLflow, Kubernetes."""

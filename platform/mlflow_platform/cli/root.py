@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("transfer", "Write an existing server as documents whose plan is empty."),
     "export": ("transfer", "Print the owned objects as documents, as the server has them."),
     "render": ("chart", "Print the Kubernetes objects that a deployment consists of."),
+    "deploy": ("deploy", "Bring MLflow, its database and store to a Kubernetes cluster; test it."),
+    "undeploy": ("deploy", "Take a deployment away; its data stay unless told otherwise."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 

@@ -1,0 +1,214 @@
+"""The phases of a deployment, in order: each is applied, then waited for. May be run again at any point."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow_platform.adapters.kubernetes import Cluster, Reply
+from mlflow_platform.chart import Chart, Manifest, Release, Values
+from mlflow_platform.deploy import phases, preflight, smoke
+from mlflow_platform.deploy.differences import Change, Difference
+from mlflow_platform.deploy.health import State, health
+from mlflow_platform.deploy.waiting import LINES, wait
+from mlflow_platform.errors import Fatal, Rejected, Transient
+
+
+@dataclass
+class Outcome:
+    """What a deployment did: object ("Kind/name") -> change, seconds a phase, the API server's warnings."""
+
+    changes: dict[str, Change] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    smoke: list[str] = field(default_factory=list)
+
+    def count(self, change: Change) -> int:
+        return sum(1 for c in self.changes.values() if c is change)
+
+
+class Screen:
+    """Where a deployment reports to; this one is silent."""
+
+    def started(self, phase: str) -> None: ...
+
+    def going_on(self, text: str) -> None: ...
+
+    def ended(self, phase: str, seconds: float) -> None: ...
+
+
+@dataclass
+class Deployment:
+    """A chart's objects and the cluster they are for. `timeout` is of one phase, in seconds."""
+
+    cluster: Cluster
+    chart: Chart
+    values: Values
+    release: Release
+    timeout: float = 600.0
+    screen: Screen = field(default_factory=Screen)
+
+    def __post_init__(self) -> None:
+        self.manifests: list[Manifest] = self.chart.render(
+            self.values, self.release, kube_version=self.cluster.version()
+        )
+
+    def run(self, *, try_it: bool = True) -> Outcome:
+        """Deploy; with `try_it`, end with the smoke test. `Fatal` names the phase's failing pod."""
+        outcome = Outcome()
+        with self._phase("checks", outcome):
+            preflight.check(self.cluster, self.manifests, self.release.namespace)
+            if self._namespace() is not None:  # else the API server has nowhere to try the objects
+                self._differences()
+        with self._phase("namespace", outcome):
+            self._make_namespace(outcome)
+        for phase in phases.phases(self.manifests):
+            with self._phase(phase.name, outcome):
+                for wanted in phase.objects:
+                    self._apply(wanted, outcome)
+                self._wait(phase.objects)
+        with self._phase("leftovers", outcome):
+            for old in self._leftovers():
+                self.cluster.delete(old["apiVersion"], old["kind"], *_place(old))
+                outcome.changes["/".join(phases.key(old))] = Change.DELETED
+        if try_it:
+            with self._phase("smoke test", outcome):
+                outcome.smoke = self._try()
+        return outcome
+
+    def differences(self) -> list[Difference]:
+        """What `run` would change. Writes nothing; `Rejected` if the API server refuses an object."""
+        preflight.check(self.cluster, self.manifests, self.release.namespace)
+        if self._namespace() is None:
+            created = [
+                Difference(
+                    "Namespace", self.release.namespace, None, phases.namespace_object(self.release.namespace)
+                )
+            ]
+            return created + [Difference(m.kind, m.name, None, m.object) for m in self.manifests]
+        gone = [Difference(*phases.key(old), old, None) for old in self._leftovers()]
+        return self._differences() + gone
+
+    def _differences(self) -> list[Difference]:
+        found = []
+        for phase in phases.phases(self.manifests):
+            for wanted in phase.objects:
+                live = self._live(wanted)
+                reply = self._send(self._completed(wanted, live), dry_run=True)
+                found.append(Difference(*phases.key(wanted), live, reply.object))
+        return found
+
+    def _apply(self, wanted: Mapping[str, Any], outcome: Outcome) -> None:
+        live = self._live(wanted)
+        if live is not None and live["kind"] == "Job" and health(live).state is State.FAILED:
+            self._delete_job(live)  # a Job that failed never runs again
+            live = None
+        name = "/".join(phases.key(wanted))
+        self.screen.going_on(name)
+        reply = self._send(self._completed(wanted, live))
+        version = reply.object["metadata"]["resourceVersion"]
+        if live is None:
+            outcome.changes[name] = Change.CREATED
+        else:
+            same = live["metadata"]["resourceVersion"] == version
+            outcome.changes[name] = Change.UNCHANGED if same else Change.CHANGED
+        outcome.warnings += [f"{name}: {text}" for text in reply.warnings]
+
+    def _send(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Reply:
+        try:
+            return self.cluster.apply(wanted, dry_run=dry_run)
+        except Rejected as error:
+            if wanted["kind"] != "StatefulSet" or "updates to statefulset spec" not in str(error):
+                raise
+            raise Rejected(
+                f"StatefulSet {wanted['metadata']['name']}: size and class of its volume are fixed",
+                code=error.code,
+                remedy="put the values back; a volume is enlarged in its PersistentVolumeClaim",
+            ) from error
+
+    def _wait(self, objects: Sequence[Mapping[str, Any]]) -> None:
+        workloads = [o for o in objects if o["kind"] in phases.WORKLOADS]
+        wait(self.cluster, workloads, timeout=self.timeout, say=self.screen.going_on)
+
+    def _completed(self, wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        versions = {}
+        for name in phases.secrets_of(wanted):
+            secret = self.cluster.get("v1", "Secret", self.release.namespace, name, metadata_only=True)
+            if secret is not None:
+                versions[name] = f"{secret['metadata']['uid']}/{secret['metadata']['resourceVersion']}"
+        return phases.completed(wanted, live, versions)
+
+    def _live(self, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return self.cluster.get(wanted["apiVersion"], wanted["kind"], *_place(wanted))
+
+    def _leftovers(self) -> list[Mapping[str, Any]]:
+        return phases.leftovers(
+            existing(self.cluster, self.release, self.chart), [m.object for m in self.manifests]
+        )
+
+    def _namespace(self) -> Mapping[str, Any] | None:
+        try:
+            return self.cluster.get("v1", "Namespace", "", self.release.namespace)
+        except Rejected as error:
+            if error.code != "403":
+                raise
+            return {}  # a login for the namespace alone: somebody has made it
+
+    def _make_namespace(self, outcome: Outcome) -> None:
+        """One that is there is somebody's: it is left as it is."""
+        name, found = f"Namespace/{self.release.namespace}", self._namespace()
+        if found is not None and found.get("status", {}).get("phase") == "Terminating":
+            raise Fatal(
+                f"namespace {self.release.namespace} is being deleted", remedy="deploy when it is gone"
+            )
+        if found is None:
+            self.cluster.apply(phases.namespace_object(self.release.namespace))
+        outcome.changes[name] = Change.CREATED if found is None else Change.UNCHANGED
+
+    def _try(self) -> list[str]:
+        """The lines of the smoke test. Its Job goes when it has passed."""
+        job = smoke.job(self.manifests, self.release.name)
+        live = self._live(job)
+        if live is not None:
+            self._delete_job(live)
+        self.cluster.apply(job)
+        self._wait([job])
+        namespace, name = _place(job)
+        lines = []
+        for pod in self.cluster.find("v1", "Pod", namespace, {"batch.kubernetes.io/job-name": name}):
+            lines += self.cluster.log(namespace, pod["metadata"]["name"], "smoke", lines=LINES).splitlines()
+        self.cluster.delete("batch/v1", "Job", namespace, name)
+        return lines
+
+    def _delete_job(self, live: Mapping[str, Any]) -> None:
+        self.cluster.delete("batch/v1", "Job", *_place(live))
+        deadline = time.monotonic() + self.timeout
+        while (found := self._live(live)) and found["metadata"]["uid"] == live["metadata"]["uid"]:
+            if time.monotonic() > deadline:
+                raise Transient(f"Job {live['metadata']['name']} is deleted, but does not go")
+            time.sleep(0.2)
+
+    @contextmanager
+    def _phase(self, name: str, outcome: Outcome) -> Iterator[None]:
+        self.screen.started(name)
+        began = time.monotonic()
+        yield
+        outcome.seconds[name] = time.monotonic() - began
+        self.screen.ended(name, outcome.seconds[name])
+
+
+def existing(cluster: Cluster, release: Release, chart: Chart) -> list[Mapping[str, Any]]:
+    """The release's objects in the cluster, of the kinds that hold nothing of their own."""
+    labels = phases.labels(release.name, chart.about["name"])
+    return [
+        found
+        for api_version, kind in phases.PRUNED
+        for found in cluster.find(api_version, kind, release.namespace, labels)
+    ]
+
+
+def _place(found: Mapping[str, Any]) -> tuple[str, str]:
+    return str(found["metadata"].get("namespace", "")), str(found["metadata"]["name"])

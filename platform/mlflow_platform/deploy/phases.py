@@ -1,0 +1,144 @@
+"""Which objects are applied in which phase, and what is added to them. Pure."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_platform.chart import Manifest
+
+COMPONENT = "app.kubernetes.io/component"
+#: On pods that read Secrets: a digest of those Secrets' resourceVersions, so that a changed one rolls them.
+SECRETS_ANNOTATION = "mlplatform.io/secrets"
+#: Components whose image reads its Secret only when it makes its data (the official Postgres image):
+#: a restart would change nothing.
+READ_ONCE = frozenset({"postgres"})
+#: Kinds a deployment waits for.
+WORKLOADS = ("Job", "StatefulSet", "Deployment", "Cluster")
+#: Everything else that belongs to the servers: a way in only leads to pods that are there.
+_WITH_SERVERS = ("Deployment", "HorizontalPodAutoscaler", "Ingress", "HTTPRoute", "ServiceMonitor")
+#: What the chart may have made before, under other values or in another version, with no content of its
+#: own: a deployment removes what is no longer rendered. Never Secrets, volumes or a CloudNativePG Cluster,
+#: whose volumes go with it.
+PRUNED = (
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("v1", "ServiceAccount"),
+    ("v1", "ConfigMap"),
+    ("rbac.authorization.k8s.io/v1", "Role"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+    ("v1", "Service"),
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "StatefulSet"),
+    ("batch/v1", "Job"),
+    ("batch/v1", "CronJob"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ("networking.k8s.io/v1", "Ingress"),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+    ("monitoring.coreos.com/v1", "ServiceMonitor"),
+)
+
+#: An object among all of a namespace.
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Objects that are applied together and then waited for."""
+
+    name: str
+    objects: tuple[Mapping[str, Any], ...]
+
+
+def phases(manifests: Sequence[Manifest]) -> list[Phase]:
+    """The objects in phases, in order; a phase without objects is left out."""
+    found: dict[str, list[Mapping[str, Any]]] = {
+        name: [] for name in ("rules and addresses", "secrets", "database and store", "schema", "servers")
+    }
+    for manifest in manifests:
+        found[_phase(manifest)].append(manifest.object)
+    return [Phase(name, tuple(objects)) for name, objects in found.items() if objects]
+
+
+def _phase(manifest: Manifest) -> str:
+    component = manifest.object["metadata"].get("labels", {}).get(COMPONENT)
+    if manifest.kind in _WITH_SERVERS:
+        return "servers"
+    if manifest.kind in ("StatefulSet", "Cluster"):
+        return "database and store"
+    if manifest.kind == "Job":
+        return "secrets" if component == "bootstrap" else "schema"
+    return "rules and addresses"
+
+
+def namespace_object(name: str) -> dict[str, Any]:
+    """A namespace that asks of every pod what the chart's pods are."""
+    rules = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": rules}}
+
+
+def labels(release: str, chart: str) -> dict[str, str]:
+    """Those that every object of a release carries (the chart's partial `selector`)."""
+    return {
+        "app.kubernetes.io/name": chart,
+        "app.kubernetes.io/instance": release,
+        "app.kubernetes.io/managed-by": "mlplatform",
+    }
+
+
+def key(found: Mapping[str, Any]) -> Key:
+    return str(found["kind"]), str(found["metadata"]["name"])
+
+
+def leftovers(
+    existing: Iterable[Mapping[str, Any]], wanted: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Objects that are there and no longer rendered; not those that belong to another one."""
+    kept = {key(w) for w in wanted}
+    return [e for e in existing if key(e) not in kept and not e["metadata"].get("ownerReferences")]
+
+
+def secrets_of(found: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Secret -> keys, as the pods of an object read them."""
+    names: dict[str, set[str]] = {}
+    pod = found.get("spec", {}).get("template", {}).get("spec", {})
+    for container in [*pod.get("initContainers", []), *pod.get("containers", [])]:
+        for variable in container.get("env", []):
+            if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
+                names.setdefault(reference["name"], set()).add(reference["key"])
+    for volume in pod.get("volumes", []):
+        if secret := volume.get("secret"):
+            names.setdefault(secret["secretName"], set()).update(i["key"] for i in secret.get("items", []))
+    return names
+
+
+def made_by_bootstrap(manifests: Iterable[Manifest]) -> Iterator[str]:
+    """Names of the Secrets that the bootstrap Job makes if they are absent."""
+    import json
+
+    for manifest in manifests:
+        if manifest.kind == "Job" and manifest.object["metadata"]["labels"][COMPONENT] == "bootstrap":
+            (container,) = manifest.object["spec"]["template"]["spec"]["containers"]
+            yield from json.loads(container["args"][0])
+
+
+def completed(
+    wanted: Mapping[str, Any], live: Mapping[str, Any] | None, versions: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """The object as it is applied: with the digest of its Secrets' `versions` (name -> uid and
+    resourceVersion), and with the number of replicas that an autoscaler has chosen."""
+    if wanted["kind"] not in ("Deployment", "StatefulSet"):
+        return wanted
+    result = copy.deepcopy(dict(wanted))
+    component = wanted["metadata"].get("labels", {}).get(COMPONENT)
+    if (names := sorted(secrets_of(wanted))) and component not in READ_ONCE:
+        text = "\n".join(f"{name}={versions.get(name, '')}" for name in names)
+        annotations = result["spec"]["template"]["metadata"].setdefault("annotations", {})
+        annotations[SECRETS_ANNOTATION] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    if "replicas" not in result["spec"] and live is not None:
+        # Server-side apply takes a field away that its owner no longer names: it would become 1.
+        result["spec"]["replicas"] = live["spec"].get("replicas", 1)
+    return result

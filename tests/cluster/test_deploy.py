@@ -1,0 +1,182 @@
+"""`mlplatform deploy` on a real node: from an empty namespace to a passed smoke test, again, and away."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+import yaml
+
+from tests.cluster import clusters
+
+ROOT = Path(__file__).parents[2]
+RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+SMOKE = ["login", "run", "metric", "artifact written and read back", "model registered"]
+
+
+@pytest.fixture(scope="module")
+def node(cluster: clusters.Cluster) -> clusters.Cluster:
+    """The cluster with every image that a deployment needs."""
+    for image in ("postgres", "seaweedfs"):
+        cluster.load(image)
+    cluster.load_platform()
+    return cluster
+
+
+@pytest.fixture
+def restricted(node: clusters.Cluster, namespace: str) -> str:
+    node.kubectl("label", "namespace", namespace, RESTRICTED)
+    return namespace
+
+
+def mlplatform(node: clusters.Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mlflow_platform.cli", *arguments],
+        env={**os.environ, "KUBECONFIG": str(node.kubeconfig)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def deploy(node: clusters.Cluster, *arguments: str) -> dict[str, Any]:
+    done = mlplatform(node, "deploy", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    assert outcome["warnings"] == []
+    return outcome
+
+
+def steps(outcome: dict[str, Any]) -> list[str]:
+    return [line.split(": passed")[0] for line in outcome["smoke"]]
+
+
+def state(node: clusters.Cluster, namespace: str) -> dict[str, str]:
+    """Every object of the release and its pods -> uid and resourceVersion."""
+    kinds = "deployment,statefulset,job,pod,service,configmap,secret,pvc,serviceaccount,role,rolebinding"
+    found = json.loads(
+        node.kubectl("-n", namespace, "get", f"{kinds},networkpolicy,poddisruptionbudget", "-o", "json")
+    )
+    return {
+        f"{o['kind']}/{o['metadata']['name']}": f"{o['metadata']['uid']} {o['metadata']['resourceVersion']}"
+        for o in found["items"]
+        if "smoke" not in o["metadata"]["name"]
+    }
+
+
+def ask(node: clusters.Cluster, namespace: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """One request to MLflow through the Service's address, as its administrator."""
+    get = ("-n", namespace, "get")
+    secret = json.loads(node.kubectl(*get, "secret", "mlflow-auth", "-o", "json"))["data"]
+    login = ":".join(base64.b64decode(secret[k]).decode() for k in ("username", "password"))
+    address = node.kubectl(*get, "service", "mlflow", "-o", "jsonpath={.spec.clusterIP}")
+    headers = urllib3.make_headers(basic_auth=login) | {"host": f"mlflow.{namespace}.svc:5000"}
+    answer = urllib3.request(
+        "POST" if body else "GET", f"http://{address}:5000{path}", json=body, headers=headers, retries=False
+    )
+    assert answer.status == 200, answer.data
+    return answer.json() if "json" in answer.headers.get("content-type", "") else answer.data.decode()
+
+
+def test_from_an_empty_namespace_and_again_and_away_and_back(node: clusters.Cluster, restricted: str) -> None:
+    began = time.monotonic()
+    first = deploy(node, "-n", restricted)
+    took = time.monotonic() - began
+    assert steps(first) == SMOKE
+    assert set(first["changes"].values()) == {"created", "unchanged"}
+    assert [k for k, c in first["changes"].items() if c == "unchanged"] == [f"Namespace/{restricted}"]
+    print(f"from an empty namespace to a passed smoke test: {took:.0f} s, {first['seconds']}")
+
+    before = state(node, restricted)
+    second = deploy(node, "-n", restricted)
+    assert set(second["changes"].values()) == {"unchanged"}
+    assert steps(second) == SMOKE
+    assert state(node, restricted) == before
+    assert mlplatform(node, "deploy", "-n", restricted, "--diff").returncode == 0
+
+    shown = mlplatform(
+        node, "deploy", "-n", restricted, "--diff", "--set", "server.disruptionBudget.enabled=false"
+    )
+    assert shown.returncode == 2
+    assert "--- PodDisruptionBudget/mlflow-server (cluster)" in shown.stdout
+    assert "1 of 23 objects would change." in shown.stdout
+    assert state(node, restricted) == before
+
+    ask(node, restricted, "/api/2.0/mlflow/experiments/create", {"name": "kept"})
+    assert "mlflow" in ask(node, restricted, "/metrics") or "flask" in ask(node, restricted, "/metrics")
+
+    gone = mlplatform(node, "undeploy", "-n", restricted)
+    assert gone.returncode == 0, gone.stderr
+    kept = {k.split("-")[0] for k in state(node, restricted)}
+    assert kept == {"PersistentVolumeClaim/data", "Secret/mlflow", "ConfigMap/kube", "ServiceAccount/default"}
+    again = deploy(node, "-n", restricted, "--profile", "local")
+    assert steps(again) == SMOKE
+    found = ask(node, restricted, "/api/2.0/mlflow/experiments/get-by-name?experiment_name=kept")
+    assert found["experiment"]["name"] == "kept"
+
+    asked = mlplatform(node, "undeploy", "-n", restricted, "--delete-data")
+    assert asked.returncode == 130
+    assert mlplatform(node, "undeploy", "-n", restricted, "--delete-data", "--yes").returncode == 0
+    assert set(state(node, restricted)) == {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}
+    assert "There was nothing" in mlplatform(node, "undeploy", "-n", restricted).stdout
+
+
+def test_a_pod_that_cannot_start_stops_it_with_its_words_and_a_re_run_goes_on(
+    node: clusters.Cluster, restricted: str
+) -> None:
+    stopped = mlplatform(node, "deploy", "-n", restricted, "--profile", "local", "--set", "image.tag=absent")
+    assert stopped.returncode == 1
+    assert re.search(
+        r"Job mlflow-bootstrap-\w+ failed|pod mlflow-bootstrap-\S+, container bootstrap", stopped.stderr
+    )
+    assert "mlflow-platform:absent" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    # The Service's name is taken by what the smoke test would ask: no server may stay behind.
+    went_on = deploy(node, "-n", restricted, "--profile", "local")
+    assert steps(went_on) == SMOKE
+    assert "deleted" in went_on["changes"].values()  # the Job of the absent image
+
+    refused = mlplatform(
+        node, "deploy", "-n", restricted, "--set", "auth.existingSecret=mine", "--profile", "production"
+    )
+    assert refused.returncode == 1
+    for words in (
+        "the cluster knows no Cluster (postgresql.cnpg.io/v1)",
+        "it comes with the CloudNativePG operator",
+        "the cluster knows no ServiceMonitor",
+        f"there is no Secret mine in namespace {restricted}",
+        "--from-file=flaskSecretKey=FILE",
+    ):
+        assert words in refused.stderr
+
+
+def test_kubectl_apply_of_the_quickstart_reaches_the_same_state(node: clusters.Cluster) -> None:
+    text = (ROOT / "manifests" / "quickstart.yaml").read_text("utf-8")
+    wanted = {
+        f"{o['kind']}/{o['metadata']['name']}" for o in yaml.safe_load_all(text) if o["kind"] != "Namespace"
+    }
+    try:
+        applied = node.try_kubectl("apply", "-f", str(ROOT / "manifests" / "quickstart.yaml"))
+        assert applied.returncode == 0, applied.stderr
+        assert applied.stderr == ""
+        node.kubectl(
+            *("-n", "mlflow", "rollout", "status", "deployment/mlflow-server", "--timeout=300s"), timeout=310
+        )
+        assert wanted <= set(state(node, "mlflow"))
+        outcome = deploy(node)
+        assert steps(outcome) == SMOKE
+        changed = {k for k, c in outcome["changes"].items() if c != "unchanged"}
+        # kubectl cannot know the Secrets' versions, with which a deployment marks the pods that read them.
+        assert changed <= {"Deployment/mlflow-server", "StatefulSet/mlflow-store"}
+    finally:
+        node.kubectl("delete", "namespace", "mlflow", "--timeout=100s")
