@@ -12,6 +12,7 @@ import yaml
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.chart import Release, find_chart
 from mlflow_platform.deploy import phases, undeploy
+from mlflow_platform.deploy.differences import Change, Difference
 from mlflow_platform.errors import Fatal, Rejected, Transient
 from tests.cluster import clusters
 
@@ -77,6 +78,25 @@ def test_refusals_and_warnings_in_the_servers_own_words(api: Cluster) -> None:
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": place, "spec": {"template": {"spec": pod}}}
     (warning,) = api.apply(job).warnings
     assert warning.startswith('would violate PodSecurity "restricted:latest"')
+
+
+def test_what_kubectl_applied_is_taken_over_and_counts_as_unchanged(
+    api: Cluster, control_plane: clusters.Kubernetes
+) -> None:
+    chart = find_chart()
+    manifests = chart.render(chart.values(), Release("taken", NAMESPACE))
+    control_plane.kubectl("apply", "-f", "-", stdin="".join(m.text() for m in manifests))
+    for wanted in (m.object for m in manifests):
+        place = (wanted["apiVersion"], wanted["kind"], NAMESPACE, wanted["metadata"]["name"])
+        live = api.get(*place)
+        reply = api.apply(wanted)
+        assert live is not None
+        assert (
+            live["metadata"]["resourceVersion"] != reply.object["metadata"]["resourceVersion"]
+        )  # an owner more
+        one = Difference(*phases.key(wanted), live, reply.object)
+        assert one.change is Change.UNCHANGED, one.text()
+    undeploy(api, Release("taken", NAMESPACE), chart, delete_data=False, timeout=20)
 
 
 def test_undeploy_waits_for_its_own_pods_and_leaves_a_database_that_another_operator_runs(

@@ -109,12 +109,7 @@ class Deployment:
         name = "/".join(phases.key(wanted))
         self.screen.going_on(name)
         reply = self._send(self._completed(wanted, live))
-        version = reply.object["metadata"]["resourceVersion"]
-        if live is None:
-            outcome.changes[name] = Change.CREATED
-        else:
-            same = live["metadata"]["resourceVersion"] == version
-            outcome.changes[name] = Change.UNCHANGED if same else Change.CHANGED
+        outcome.changes[name] = Difference(*phases.key(wanted), live, reply.object).change
         outcome.warnings += [f"{name}: {text}" for text in reply.warnings]
 
     def _send(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Reply:
