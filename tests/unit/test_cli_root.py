@@ -226,6 +226,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, mute: tuple[str, threading.Eve
         [sys.executable, "-m", "mlflow_platform.cli", *command],
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job ignores SIGINT and hands that down; a terminal's command does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert asked.wait(60)
