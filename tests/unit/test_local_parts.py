@@ -32,6 +32,25 @@ def test_a_process_is_known_by_more_than_its_pid() -> None:
     assert processes.look(child.pid) is None
 
 
+def test_a_process_lives_until_its_last_thread_has_ended() -> None:
+    """After kill -9 the first thread may be a zombie while another still holds the supervisor's lock."""
+    program = """
+import ctypes, threading
+threading.Thread(target=input).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
+        process = processes.look(child.pid)
+        assert process is not None
+        stat = Path(f"/proc/{child.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            assert child.poll() is None
+        assert process.alive
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not process.alive
+
+
 def test_only_marked_processes_are_ours_and_they_are_stopped_with_their_children() -> None:
     program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     marked = {**os.environ, processes.MARK: "the-stack"}

@@ -32,13 +32,18 @@ class Process:
 
 
 def look(pid: int) -> Process | None:
-    """The living process with this pid; None if there is none, or only a zombie."""
+    """The living process with this pid; None if there is none, or only a zombie.
+
+    A killed process whose first thread is a zombie already still holds its files, and so its locks and
+    ports, until its last thread has ended (proc(5), field 20): it counts as living.
+    """
     try:
         # The command name, field 2, may hold spaces and parentheses: fields count from its last one.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else Process(pid, int(fields[19]))
+    ended = fields[0] in "ZX" and int(fields[17]) <= 1
+    return None if ended else Process(pid, int(fields[19]))
 
 
 def belongs(pid: int, stack_id: str, postgres_data: Path | None = None) -> bool:
