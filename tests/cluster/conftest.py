@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import clusters
+from tests.cluster.release import RESTRICTED, Release, deploy
 
 #: The first use on a machine builds Kubernetes: about 7 minutes on 2 idle cores.
 FIRST_USE_SECONDS = 2400
@@ -45,3 +46,29 @@ def namespace(cluster: clusters.Cluster, request: pytest.FixtureRequest) -> Iter
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--timeout=100s")
+
+
+@pytest.fixture(scope="session")
+def node(cluster: clusters.Cluster) -> clusters.Cluster:
+    """The cluster with every image that a deployment needs."""
+    for image in ("postgres", "seaweedfs"):
+        cluster.load(image)
+    cluster.load_platform()
+    return cluster
+
+
+@pytest.fixture
+def restricted(node: clusters.Cluster, namespace: str) -> str:
+    """An empty namespace that enforces Pod Security `restricted`."""
+    node.kubectl("label", "namespace", namespace, RESTRICTED)
+    return namespace
+
+
+@pytest.fixture(scope="session")
+def live(node: clusters.Cluster) -> Iterator[Release]:
+    """A release with the default values that many tests share: each leaves it whole and serving."""
+    node.kubectl("create", "namespace", "live")
+    node.kubectl("label", "namespace", "live", RESTRICTED)
+    deploy(node, "-n", "live")
+    yield Release(node, "live")
+    node.kubectl("delete", "namespace", "live", "--timeout=100s")

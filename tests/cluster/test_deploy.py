@@ -2,90 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import pytest
-import urllib3
 import yaml
 
 from tests.cluster import clusters
+from tests.cluster.release import SMOKE, ask, deploy, mlplatform, state, steps
 
 ROOT = Path(__file__).parents[2]
-RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
-SMOKE = ["login", "run", "metric", "artifact written and read back", "model registered"]
-
-
-@pytest.fixture(scope="module")
-def node(cluster: clusters.Cluster) -> clusters.Cluster:
-    """The cluster with every image that a deployment needs."""
-    for image in ("postgres", "seaweedfs"):
-        cluster.load(image)
-    cluster.load_platform()
-    return cluster
-
-
-@pytest.fixture
-def restricted(node: clusters.Cluster, namespace: str) -> str:
-    node.kubectl("label", "namespace", namespace, RESTRICTED)
-    return namespace
-
-
-def mlplatform(node: clusters.Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mlflow_platform.cli", *arguments],
-        env={**os.environ, "KUBECONFIG": str(node.kubeconfig)},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-
-
-def deploy(node: clusters.Cluster, *arguments: str) -> dict[str, Any]:
-    done = mlplatform(node, "deploy", "--json", *arguments)
-    assert done.returncode == 0, done.stderr
-    outcome: dict[str, Any] = json.loads(done.stdout)
-    assert outcome["warnings"] == []
-    return outcome
-
-
-def steps(outcome: dict[str, Any]) -> list[str]:
-    return [line.split(": passed")[0] for line in outcome["smoke"]]
-
-
-def state(node: clusters.Cluster, namespace: str) -> dict[str, str]:
-    """Every object of the release and its pods -> uid and resourceVersion."""
-    kinds = "deployment,statefulset,job,pod,service,configmap,secret,pvc,serviceaccount,role,rolebinding"
-    found = json.loads(
-        node.kubectl("-n", namespace, "get", f"{kinds},networkpolicy,poddisruptionbudget", "-o", "json")
-    )
-    return {
-        f"{o['kind']}/{o['metadata']['name']}": f"{o['metadata']['uid']} {o['metadata']['resourceVersion']}"
-        for o in found["items"]
-        if o["kind"] not in ("Job", "Pod") or "smoke" not in o["metadata"]["name"]
-    }
-
-
-def ask(node: clusters.Cluster, namespace: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """One request to MLflow through the Service's address, as its administrator."""
-    get = ("-n", namespace, "get")
-    secret = json.loads(node.kubectl(*get, "secret", "mlflow-auth", "-o", "json"))["data"]
-    login = ":".join(base64.b64decode(secret[k]).decode() for k in ("username", "password"))
-    address = node.kubectl(*get, "service", "mlflow", "-o", "jsonpath={.spec.clusterIP}")
-    headers = urllib3.make_headers(basic_auth=login) | {"host": f"mlflow.{namespace}.svc:5000"}
-    answer = urllib3.request(
-        "POST" if body else "GET", f"http://{address}:5000{path}", json=body, headers=headers, retries=False
-    )
-    assert answer.status == 200, answer.data
-    return answer.json() if "json" in answer.headers.get("content-type", "") else answer.data.decode()
 
 
 def test_from_an_empty_namespace_and_again_and_away_and_back(node: clusters.Cluster, restricted: str) -> None:
