@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import secrets
 import signal
 import subprocess
@@ -19,8 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.cluster.acknowledged import Server, differences, failures, figures
 from tests.cluster.logging_load import Record
@@ -69,7 +66,10 @@ class Load:
     def nothing_lost_or_doubled(self) -> None:
         # MLflow's own client sends an unanswered create again: with a run more, if the first came through.
         raw, plain = self.records("raw"), self.records("mlflow")
-        assert differences(raw + plain, self.server, self.experiment, retried=any("error" in r for r in plain)) == []
+        assert (
+            differences(raw + plain, self.server, self.experiment, retried=any("error" in r for r in plain))
+            == []
+        )
 
 
 @contextlib.contextmanager
@@ -90,9 +90,11 @@ def logging(live: Release, folder: Path, clients: int = CLIENTS) -> Iterator[Loa
             log = stack.enter_context((folder / f"{kind}.log").open("wb"))
             (folder / kind).touch()
             processes[kind] = subprocess.Popen(
-                [sys.executable, "-m", "tests.cluster.logging_load", kind, "--uri", f"http://{live.host}"]
-                + ["--address", live.address, "--experiment", experiment, "--record", str(folder / kind)]
-                + ["--clients", str(count), "--first", "0" if kind == "raw" else "1000"],
+                [
+                    *(sys.executable, "-m", "tests.cluster.logging_load", kind, "--record", folder / kind),
+                    *("--uri", f"http://{live.host}", "--address", live.address, "--experiment", experiment),
+                    *("--clients", str(count), "--first", "0" if kind == "raw" else "1000"),
+                ],
                 cwd=ROOT,
                 env=environment,
                 stdout=log,
@@ -187,14 +189,10 @@ def report(what: str, records: list[Record], since: float, before: float) -> Non
 
 def outage(records: list[Record], killed: float, came_back: float) -> None:
     failed = [r for r in records if "error" in r and r["at"] + r["took"] > killed]
-    first_good = {}
     last_failed = max((r["at"] + r["took"] for r in failed), default=killed)
-    for r in records:
-        if "error" not in r and r["at"] > killed:
-            first_good.setdefault(r["call"], r["at"] + r["took"])
     print(
-        f"  pod ready after {came_back - killed:.1f} s; {len(failed)} requests failed; the last one ended "
-        f"{last_failed - killed:.1f} s after the kill, {last_failed - came_back:+.1f} s after the pod was ready"
+        f"  pod ready after {came_back - killed:.1f} s; {len(failed)} requests failed, the last one after "
+        f"{last_failed - killed:.1f} s: {last_failed - came_back:+.1f} s from when the pod was ready"
     )
 
 
@@ -277,8 +275,10 @@ def watched_endpoints(live: Release) -> Iterator[list[list[str]]]:
     command = [str(live.node.kubectl_path), "--kubeconfig", str(live.node.kubeconfig), "-n", live.namespace]
     ready_ones = "{range .endpoints[?(@.conditions.ready==true)]}{.addresses[0]}{' '}{end}{'\\n'}"
     watch = subprocess.Popen(
-        [*command, "get", "endpointslices", "-l", "kubernetes.io/service-name=mlflow", "--watch"]
-        + ["-o", f"jsonpath={ready_ones}"],
+        [
+            *(*command, "get", "endpointslices", "-l", "kubernetes.io/service-name=mlflow", "--watch"),
+            *("-o", f"jsonpath={ready_ones}"),
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

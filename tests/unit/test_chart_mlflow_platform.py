@@ -252,7 +252,10 @@ def test_a_changed_configuration_rolls_the_pods_and_repeats_no_job() -> None:
             ["server.autoscaling={enabled: true, minReplicas: 5, maxReplicas: 2}"],
             "server.autoscaling.minReplicas 5 is more than maxReplicas 2",
         ),
-        (["server.drainSeconds=60"], "server.terminationGraceSeconds 60 must be more than"),
+        (
+            ["server.drainSeconds=60"],
+            "server.terminationGraceSeconds 60 must be more than three times server.drainSeconds 60",
+        ),
         (
             ["server.replicas=5"],
             "database.maxConnections 100 is too small: 6 server pods .* x 18 connections [+] 5 need 113",
