@@ -1,12 +1,18 @@
-"""The application that servers run: MLflow's with logins, behind the drain."""
+"""The application that servers run: MLflow's with logins, behind the probes and the drain."""
 
 from __future__ import annotations
 
-from mlflow_platform.server.draining import Application, wrap
+import os
+
+from mlflow_platform.server import draining
+from mlflow_platform.server.draining import Application
+from mlflow_platform.server.probes import DatabaseProbe, with_probes
 
 
 def create_app() -> Application:
-    """For uvicorn, by the entry point `mlflow.app`."""
+    """For uvicorn, by the entry point `mlflow.app`; `mlflow server --app-name mlplatform` runs it too."""
     from mlflow.server.auth import create_app as create_mlflow_app
+    from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
-    return wrap(create_mlflow_app())
+    database = DatabaseProbe(os.environ.get(BACKEND_STORE_URI_ENV_VAR, ""))
+    return draining.wrap(with_probes(create_mlflow_app(), database))
