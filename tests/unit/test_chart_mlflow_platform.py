@@ -261,7 +261,10 @@ def test_a_changed_configuration_rolls_the_pods_and_repeats_no_job() -> None:
             ["server.jobs={enabled: true, redis: {existingSecret: r}, workers: 1}"],
             "database.maxConnections 100 is too small: 3 server pods .* x 25 connections [+] 55 need 130",
         ),
-        (["server.drainSeconds=60"], "server.terminationGraceSeconds 60 must be more than"),
+        (
+            ["server.drainSeconds=60"],
+            "server.terminationGraceSeconds 60 must be more than three times server.drainSeconds 60",
+        ),
         (
             ["server.replicas=5"],
             "database.maxConnections 100 is too small: 6 server pods .* x 19 connections [+] 5 need 119",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from mlflow_platform.server import draining
+from mlflow_platform.server import concurrency, draining
 from mlflow_platform.server.draining import Application
 from mlflow_platform.server.probes import DatabaseProbe, with_probes
 
@@ -15,4 +15,4 @@ def create_app() -> Application:
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
     database = DatabaseProbe(os.environ.get(BACKEND_STORE_URI_ENV_VAR, ""))
-    return draining.wrap(with_probes(create_mlflow_app(), database))
+    return draining.wrap(concurrency.limit(with_probes(create_mlflow_app(), database)))
