@@ -88,7 +88,7 @@ def main(stack: Stack, scratch: Path) -> bool:
         folder.mkdir()
         with start(stack, folder) as server:
             bare = _client(server.environment)
-            experiment = _experiment(bare, f"throughput-{name}")
+            experiment = _experiment(bare, f"throughput-{name}-{time.time_ns()}")
             idle = server.memory()
             results[name] = {
                 (kind, connections): server.measure(kind, connections, experiment)
