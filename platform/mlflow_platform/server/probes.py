@@ -1,11 +1,15 @@
 """Two probes, answered before any of MLflow's middleware and on the event loop itself:
 
-- `GET /health`: the process is alive. MLflow's own needs one of the 40 threads that its requests share
-  (anyio's default limiter), so a database that does not answer would hold it back, and get pods restarted.
+- `GET /health`: the process is alive. MLflow's own answers as well, but where workspaces are on it first
+  asks the database which one is meant, so that an outage would get pods restarted.
 - `GET /readyz`: the process is alive and the tracking database answers; 503 with one reason if not. The
   artifact store is not asked: an outage of it must not take every server out of the Service.
 
-Neither needs a login, and any Host header will do: kubelet asks by address.
+Neither needs a login, and any Host header will do: the kubelet asks by address.
+
+What they cannot mend: with workspaces on, and on native routes (OTLP, artifacts), MLflow asks the database
+on the event loop too. While its host is silent, not merely down, one such request holds up everything,
+probes included, for as long as the connection's time-outs allow (chart: _partials.yaml.j2, database_uri).
 """
 
 from __future__ import annotations
