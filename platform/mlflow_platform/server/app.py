@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlflow_platform.server.auth import accept_previous_password
 from mlflow_platform.server.draining import Application, wrap
 
 
@@ -9,4 +10,5 @@ def create_app() -> Application:
     """For uvicorn, by the entry point `mlflow.app`."""
     from mlflow.server.auth import create_app as create_mlflow_app
 
+    accept_previous_password()
     return wrap(create_mlflow_app())
