@@ -13,23 +13,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import scale, startup
+from tests.bench import scale, startup, throughput
 
 
-def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
-    """Call `measure` with the environment of a fresh stack and a scratch folder."""
+def with_stack(measure: Callable[[Stack, Path], bool]) -> bool:
+    """Call `measure` with a fresh stack and a scratch folder."""
     with tempfile.TemporaryDirectory(prefix="mlplatform-bench-") as scratch:
         stack = Stack(Path(scratch) / "stack")
         try:
             stack.up(port=0, owned=True)
-            return measure({**os.environ, **stack.endpoints().environment()}, Path(scratch))
+            return measure(stack, Path(scratch))
         finally:
             stack.reset()
 
 
 BENCHMARKS: dict[str, Callable[[], bool]] = {
     "startup": lambda: startup.main(dict(os.environ)),
-    "scale": lambda: with_stack(scale.main),
+    "scale": lambda: with_stack(
+        lambda stack, scratch: scale.main({**os.environ, **stack.endpoints().environment()}, scratch)
+    ),
+    "throughput": lambda: with_stack(throughput.main),
 }
 
 

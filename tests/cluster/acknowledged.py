@@ -77,7 +77,7 @@ class Written:
 
 
 def differences(records: Iterable[Record], server: Server, experiment: str, *, retried: bool) -> list[str]:
-    """What was acknowledged and is not there, and what is there twice or was never sent; empty if all is well.
+    """What was acknowledged and is not there, or is there twice, or was never sent; empty if all is well.
 
     A create that was not acknowledged may have made its run; where clients send a request again after that
     (`retried`), more than one.
@@ -98,7 +98,9 @@ def differences(records: Iterable[Record], server: Server, experiment: str, *, r
             problems.append(f"{name}: run {identity} is lost")
         else:
             wanted = sure.get(identity, Written())
-            problems += [f"{name}: {p}" for p in _run_differences(wanted, by_id[identity], server, experiment)]
+            problems += [
+                f"{name}: {p}" for p in _run_differences(wanted, by_id[identity], server, experiment)
+            ]
     return problems
 
 

@@ -215,7 +215,11 @@ class Logger:
             )
             if i % 4 == 0:
                 content = self._random.randbytes(ARTIFACT_BYTES)
-                artifact = {"run": run, "artifact": f"a{i}.bin", "sha256": hashlib.sha256(content).hexdigest()}
+                artifact = {
+                    "run": run,
+                    "artifact": f"a{i}.bin",
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                }
                 self._pause(stop)
                 self._call("artifact", artifact, lambda i=i, c=content: client.upload(run, f"a{i}.bin", c))
             if stop.is_set():

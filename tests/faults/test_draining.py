@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
@@ -50,8 +51,10 @@ class Server:
         self.connections: list[http.client.HTTPConnection] = []
         with (folder / "log").open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "--factory", "--loop", "uvloop", "served:create_app"]
-                + ["--port", str(self.port), "--timeout-keep-alive", "60"],
+                [
+                    *(sys.executable, "-m", "uvicorn", "--factory", "--loop", "uvloop", "served:create_app"),
+                    *("--port", str(self.port), "--timeout-keep-alive", "60"),
+                ],
                 cwd=folder,
                 env={**os.environ, draining.VARIABLE: str(seconds), "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdout=subprocess.PIPE,
@@ -135,7 +138,7 @@ def test_it_ends_when_nobody_but_a_probe_asks_and_answers_what_is_under_way(
     assert server.process.stdout.readline() == "slow\n"
     server.drain()
     # The probe asks for as long as it is answered, and does not hold the end back.
-    with pytest.raises(ConnectionRefusedError):
+    with contextlib.suppress(ConnectionError):
         while True:
             get(probe, **{"User-Agent": "kube-probe/1.34"})
     assert server.process.poll() is None  # it waits for the slow one
@@ -150,7 +153,7 @@ def test_requests_hold_the_end_back_but_not_for_ever(start: Callable[[float], Se
     client = server.connection()
     server.drain()
     began = time.monotonic()
-    with pytest.raises(ConnectionError):
+    with contextlib.suppress(ConnectionError):
         while True:
             get(client)
             time.sleep(0.05)

@@ -43,6 +43,9 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "image.pullSecrets=[{name: reg}]",
             "labels={team: ml}",
             "server.extraEnv=[{name: A, value: b}]",
+            "server.jobs={enabled: true, redis: {existingSecret: redis, port: 6380}}",
+            "database.maxConnections=250",
+            "auth.authorizationFunction=my_company.login:authenticate",
             "server.tolerations=[{key: gpu}]",
             "server.extraVolumes=[{name: v, emptyDir: {}}]",
             "server.extraVolumeMounts=[{name: v, mountPath: /v}]",
@@ -85,7 +88,8 @@ SETS = {
         ("HTTPRoute", "mlflow"),
         ("ServiceMonitor", "mlflow-server"),
     },
-    "external": COMMON | {("Ingress", "mlflow")},
+    "external": COMMON
+    | {("Ingress", "mlflow"), ("Deployment", "mlflow-jobs"), ("NetworkPolicy", "mlflow-jobs")},
 }
 
 
@@ -253,10 +257,18 @@ def test_a_changed_configuration_rolls_the_pods_and_repeats_no_job() -> None:
             ["server.autoscaling={enabled: true, minReplicas: 5, maxReplicas: 2}"],
             "server.autoscaling.minReplicas 5 is more than maxReplicas 2",
         ),
-        (["server.drainSeconds=60"], "server.terminationGraceSeconds 60 must be more than"),
+        (["server.jobs.enabled=true"], "server.jobs.redis.existingSecret is empty"),
+        (
+            ["server.jobs={enabled: true, redis: {existingSecret: r}, workers: 1}"],
+            "database.maxConnections 100 is too small: 3 server pods .* x 25 connections [+] 55 need 130",
+        ),
+        (
+            ["server.drainSeconds=60"],
+            "server.terminationGraceSeconds 60 must be more than three times server.drainSeconds 60",
+        ),
         (
             ["server.replicas=5"],
-            "database.maxConnections 100 is too small: 6 server pods .* x 18 connections [+] 5 need 113",
+            "database.maxConnections 100 is too small: 6 server pods .* x 19 connections [+] 5 need 119",
         ),
     ],
 )
@@ -267,8 +279,46 @@ def test_impossible_combinations_are_refused(settings: list[str], message: str) 
 
 def test_the_connection_budget_counts_workspaces() -> None:
     assert rendered("default", "server.replicas=4")
-    with pytest.raises(BadInput, match=r"5 server pods .* x 24 connections"):
+    with pytest.raises(BadInput, match=r"5 server pods .* x 25 connections"):
         rendered("default", "server.replicas=4", "workspaces.enabled=true")
+
+
+def test_jobs_run_in_one_pod_and_are_taken_by_all() -> None:
+    def environment(deployment: Mapping[str, Any]) -> dict[str, Any]:
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        return {e["name"]: e.get("value", e.get("valueFrom")) for e in container["env"]}
+
+    found = {m.name: m.object for m in rendered("external") if m.kind == "Deployment"}
+    jobs, server = found["mlflow-jobs"], found["mlflow-server"]
+    assert jobs["spec"]["replicas"] == 1
+    assert jobs["spec"]["strategy"] == {"type": "Recreate"}
+    for deployment in (jobs, server):
+        variables = environment(deployment)
+        assert variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "true"
+        url = {"secretKeyRef": {"name": "redis", "key": "url"}}
+        assert variables["MLFLOW_SERVER_JOB_HUEY_REDIS_URL"] == url
+    # A job speaks to its own server by the address that MLflow makes of --host.
+    assert "0.0.0.0:*" in environment(jobs)["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    (service,) = (m.object for m in rendered("external") if m.kind == "Service")
+    assert not service["spec"]["selector"].items() <= jobs["spec"]["template"]["metadata"]["labels"].items()
+    for name in ("mlflow-jobs", "mlflow-server"):
+        (policy,) = (m.object for m in rendered("external") if (m.kind, m.name) == ("NetworkPolicy", name))
+        assert {"ports": [{"port": 6380, "protocol": "TCP"}]} in policy["spec"]["egress"]
+        assert ("ingress" in policy["spec"]) == (name == "mlflow-server")
+    assert environment(found["mlflow-server"]).keys() >= {"A"}
+    off = next(m.object for m in rendered("default") if m.kind == "Deployment")
+    assert environment(off)["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_another_function_says_who_asks() -> None:
+    for case, function in (
+        ("default", "mlflow.server.auth:authenticate_request_basic_auth"),
+        ("external", "my_company.login:authenticate"),
+    ):
+        (config,) = (m.object for m in rendered(case) if m.kind == "ConfigMap")
+        assert f"authorization_function = {function}\n" in config["data"]["auth.ini"]
+    with pytest.raises(BadInput, match="auth.authorizationFunction"):
+        rendered("default", "auth.authorizationFunction=no function")
 
 
 def described(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

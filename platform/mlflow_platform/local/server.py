@@ -1,4 +1,4 @@
-"""The MLflow server of a stack: schema first, then one worker with basic authentication."""
+"""The MLflow server of a stack: schema first, then the application that pods run too."""
 
 from __future__ import annotations
 
@@ -54,16 +54,12 @@ class Server:
         return Command(
             arguments=(
                 sys.executable,
+                "-P",
                 "-m",
-                "mlflow",
-                "server",
-                "--app-name=basic-auth",
+                "mlflow_platform.server.serve",
                 "--host=127.0.0.1",
                 f"--port={self.settings.ports['mlflow']}",
-                "--workers=1",
-                # Without uvloop every request over a kept connection waits 40 ms more (Kludex/uvicorn#3149).
-                "--uvicorn-opts=--loop uvloop --timeout-graceful-shutdown 10",
-                f"--artifacts-destination=s3://{BUCKET}",
+                "--timeout-graceful-shutdown=10",
             ),
             directory=base,
             environment=self._environment(base),
@@ -118,6 +114,7 @@ class Server:
     def _environment(self, base: Path) -> dict[str, str]:
         values = {
             "MLFLOW_BACKEND_STORE_URI": self.postgres.uri("mlflow"),
+            "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}",
             "MLFLOW_AUTH_CONFIG_PATH": str(base / "auth.ini"),
             "MLFLOW_AUTH_ADMIN_USERNAME": self.credentials.admin_username,
             "MLFLOW_AUTH_ADMIN_PASSWORD": self.credentials.admin_password,

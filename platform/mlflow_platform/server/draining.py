@@ -79,7 +79,7 @@ class Draining:
         loop = asyncio.get_running_loop()
         uvicorn = signal.getsignal(signal.SIGTERM)
 
-        def begin(number: int, frame: FrameType | None) -> None:
+        def begin(_number: int, _frame: FrameType | None) -> None:
             signal.signal(signal.SIGTERM, uvicorn)  # a second signal stops at once
             self._draining = True
             loop.call_soon_threadsafe(self._begin)
