@@ -68,15 +68,20 @@ def test_a_changed_secret_rolls_the_pods_that_read_it() -> None:
     assert phases.SECRETS_ANNOTATION not in deployment["spec"]["template"]["metadata"]["annotations"]
 
 
-def test_postgres_is_not_restarted_for_a_password_that_it_reads_once() -> None:
+def test_postgres_and_store_are_not_restarted_for_what_they_read_once() -> None:
     sets = {m.name: m.object for m in rendered("default") if m.kind == "StatefulSet"}
     versions = {"mlflow-database": "u/1", "mlflow-store": "u/2"}
-    postgres, store = (
-        phases.completed(sets[n], None, versions)["spec"]["template"]["metadata"].get("annotations", {})
-        for n in ("mlflow-postgres", "mlflow-store")
-    )
-    assert phases.SECRETS_ANNOTATION not in postgres
-    assert phases.SECRETS_ANNOTATION in store
+    for name in ("mlflow-postgres", "mlflow-store"):
+        assert phases.secrets_of(sets[name])
+        done = phases.completed(sets[name], None, versions)["spec"]["template"]["metadata"]
+        assert phases.SECRETS_ANNOTATION not in done.get("annotations", {})
+
+
+def test_a_secret_that_may_be_absent_is_read_again_and_again_and_rolls_nothing() -> None:
+    deployment = deployment_of(rendered("default"))
+    volumes = deployment["spec"]["template"]["spec"]["volumes"]
+    assert {"secretName": "mlflow-auth-rotation", "optional": True} in [v.get("secret") for v in volumes]
+    assert "mlflow-auth-rotation" not in phases.secrets_of(deployment)
 
 
 def test_the_autoscalers_number_of_pods_stays() -> None:

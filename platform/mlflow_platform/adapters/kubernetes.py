@@ -145,6 +145,36 @@ class Cluster:
         warnings = answer.headers.getlist("warning")
         return Reply(json.loads(answer.data), tuple(_warning(w) for w in warnings))
 
+    def create(self, wanted: Mapping[str, Any]) -> bool:
+        """Make an object; False if one of its name is there, which is left as it is."""
+        meta = wanted["metadata"]
+        path = self._path(wanted["apiVersion"], wanted["kind"], meta.get("namespace", ""), "")
+        try:
+            self._request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=wanted)
+        except Rejected as error:
+            if error.code != "409":  # AlreadyExists
+                raise
+            return False
+        return True
+
+    def patch(
+        self, api_version: str, kind: str, namespace: str, name: str, changes: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Change these fields of an object and no other (JSON merge patch: None takes a field away).
+
+        `Rejected` with code 409 if `changes` name a resourceVersion that is no longer the object's.
+        """
+        answer = self._request(
+            "PATCH",
+            self._path(api_version, kind, namespace, name),
+            query={"fieldManager": FIELD_MANAGER},
+            body=changes,
+            content_type="application/merge-patch+json",
+            what=f"{kind} {name}",
+        )
+        found: Mapping[str, Any] = json.loads(answer.data)
+        return found
+
     def delete(self, api_version: str, kind: str, namespace: str, name: str) -> bool:
         """Delete an object and, in the background, what it owns; False if there was none."""
         path = self._path(api_version, kind, namespace, name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow_platform.deploy import Deployment, Outcome
 
 
-def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def release_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Which release, in which cluster."""
     for option in reversed(
         (
@@ -29,13 +29,16 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--context", default="", help="Context of the kubeconfig. Default: its current one."
             ),
             click.option("--kubeconfig", type=click.Path(path_type=Path), help="Default: $KUBECONFIG."),
-            click.option(
-                "--chart", "folder", type=click.Path(path_type=Path), help="Another chart's folder."
-            ),
         )
     ):
         command = option(command)
     return command
+
+
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which release, in which cluster, by which chart."""
+    chart = click.option("--chart", "folder", type=click.Path(path_type=Path), help="Another chart's folder.")
+    return release_options(chart(command))
 
 
 @click.command("deploy")
@@ -93,7 +96,7 @@ def deploy_command(
     from mlflow_platform.deploy import Deployment
 
     deployment = Deployment(
-        Cluster.connect(kubeconfig, context), chart, values, release, timeout, _screen(quiet=as_json)
+        Cluster.connect(kubeconfig, context), chart, values, release, timeout, screen(quiet=as_json)
     )
     if dry_run or diff:
         return _show_differences(deployment, whole=diff, as_json=as_json)
@@ -192,7 +195,8 @@ def _interactive() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _screen(*, quiet: bool) -> Any:
+def screen(*, quiet: bool) -> Any:
+    """Where phases and steps report to: standard error, or nowhere."""
     from mlflow_platform.deploy.deployment import Screen
 
     class Lines(Screen):

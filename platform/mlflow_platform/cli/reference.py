@@ -31,8 +31,16 @@ def page() -> str:
         if command is None:
             raise LookupError(name)
         context = click.Context(command, info_name=name, parent=top, **width)
-        parts.append(f"## mlplatform {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+        parts.append(_section(context, "##"))
+        inner = command.commands.values() if isinstance(command, click.Group) else ()
+        parts += [
+            _section(click.Context(one, info_name=one.name, parent=context, **width), "###") for one in inner
+        ]
     return "\n".join(parts)
+
+
+def _section(context: click.Context, level: str) -> str:
+    return f"{level} {context.command_path}\n\n```text\n{context.get_help().rstrip()}\n```\n"
 
 
 #: The generated pages of `docs/reference`.

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("chart", "Print the Kubernetes objects that a deployment consists of."),
     "deploy": ("deploy", "Bring MLflow, its database and store to a Kubernetes cluster; test it."),
     "undeploy": ("deploy", "Take a deployment away; its data stay unless told otherwise."),
+    "rotate": ("rotate", "Change a deployment's passwords and keys while it serves."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 
@@ -45,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _AFTER_A_STOP = {
     "apply": ": what was written stays, and the next apply finishes what is left",
     "up": ": what was started and written stays, and the next up finishes what is left",
+    "rotate": ": both the previous and the next are valid; the same command again finishes it",
 }
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster, Reply
 from mlflow_platform.chart import Chart, Manifest, Release, Values
-from mlflow_platform.deploy import phases, preflight, smoke
+from mlflow_platform.deploy import jobs, phases, preflight, smoke
 from mlflow_platform.deploy.differences import Change, Difference
 from mlflow_platform.deploy.health import State, health
-from mlflow_platform.deploy.waiting import LINES, wait
-from mlflow_platform.errors import Fatal, Rejected, Transient
+from mlflow_platform.deploy.waiting import wait
+from mlflow_platform.errors import Fatal, Rejected
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Deployment:
     def _apply(self, wanted: Mapping[str, Any], outcome: Outcome) -> None:
         live = self._live(wanted)
         if live is not None and live["kind"] == "Job" and health(live).state is State.FAILED:
-            self._delete_job(live)  # a Job that failed never runs again
+            jobs.delete(self.cluster, live, timeout=self.timeout)  # a Job that failed never runs again
             live = None
         name = "/".join(phases.key(wanted))
         self.screen.going_on(name)
@@ -129,12 +129,7 @@ class Deployment:
         wait(self.cluster, workloads, timeout=self.timeout, say=self.screen.going_on)
 
     def _completed(self, wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        versions = {}
-        for name in phases.secrets_of(wanted):
-            secret = self.cluster.get("v1", "Secret", self.release.namespace, name, metadata_only=True)
-            if secret is not None:
-                versions[name] = f"{secret['metadata']['uid']}/{secret['metadata']['resourceVersion']}"
-        return phases.completed(wanted, live, versions)
+        return phases.completed(wanted, live, secret_versions(self.cluster, self.release.namespace, wanted))
 
     def _live(self, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return self.cluster.get(wanted["apiVersion"], wanted["kind"], *_place(wanted))
@@ -166,25 +161,7 @@ class Deployment:
     def _try(self) -> list[str]:
         """The lines of the smoke test. Its Job goes when it has passed."""
         job = smoke.job(self.manifests, self.release.name)
-        live = self._live(job)
-        if live is not None:
-            self._delete_job(live)
-        self.cluster.apply(job)
-        self._wait([job])
-        namespace, name = _place(job)
-        lines = []
-        for pod in self.cluster.find("v1", "Pod", namespace, {"batch.kubernetes.io/job-name": name}):
-            lines += self.cluster.log(namespace, pod["metadata"]["name"], "smoke", lines=LINES).splitlines()
-        self.cluster.delete("batch/v1", "Job", namespace, name)
-        return lines
-
-    def _delete_job(self, live: Mapping[str, Any]) -> None:
-        self.cluster.delete("batch/v1", "Job", *_place(live))
-        deadline = time.monotonic() + self.timeout
-        while (found := self._live(live)) and found["metadata"]["uid"] == live["metadata"]["uid"]:
-            if time.monotonic() > deadline:
-                raise Transient(f"Job {live['metadata']['name']} is deleted, but does not go")
-            time.sleep(0.2)
+        return jobs.run(self.cluster, job, timeout=self.timeout, say=self.screen.going_on)
 
     @contextmanager
     def _phase(self, name: str, outcome: Outcome) -> Iterator[None]:
@@ -203,6 +180,16 @@ def existing(cluster: Cluster, release: Release, chart: Chart) -> list[Mapping[s
         for api_version, kind in phases.PRUNED
         for found in cluster.find(api_version, kind, release.namespace, labels)
     ]
+
+
+def secret_versions(cluster: Cluster, namespace: str, found: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> uid and resourceVersion of each Secret that an object's pods read. Not its content."""
+    versions = {}
+    for name in phases.secrets_of(found):
+        secret = cluster.get("v1", "Secret", namespace, name, metadata_only=True)
+        if secret is not None:
+            versions[name] = f"{secret['metadata']['uid']}/{secret['metadata']['resourceVersion']}"
+    return versions
 
 
 def _place(found: Mapping[str, Any]) -> tuple[str, str]:

@@ -13,9 +13,10 @@ from mlflow_platform.chart import Manifest
 COMPONENT = "app.kubernetes.io/component"
 #: On pods that read Secrets: a digest of those Secrets' resourceVersions, so that a changed one rolls them.
 SECRETS_ANNOTATION = "mlplatform.io/secrets"
-#: Components whose image reads its Secret only when it makes its data (the official Postgres image):
-#: a restart would change nothing.
-READ_ONCE = frozenset({"postgres"})
+#: Components that read their Secret only when they start, for what must exist from then on: the official
+#: Postgres image when it makes its data, the store for the pair of keys that it adds to those it has. A
+#: rotation changes both while they run, and a restart would only interrupt.
+READ_ONCE = frozenset({"postgres", "store"})
 #: Kinds a deployment waits for.
 WORKLOADS = ("Job", "StatefulSet", "Deployment", "Cluster")
 #: Everything else that belongs to the servers: a way in only leads to pods that are there.
@@ -102,7 +103,10 @@ def leftovers(
 
 
 def secrets_of(found: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Secret -> keys, as the pods of an object read them."""
+    """Secret -> keys, as the pods of an object read them when they start.
+
+    Not those that may be absent: they are mounted to be read again and again, and change without a restart.
+    """
     names: dict[str, set[str]] = {}
     pod = found.get("spec", {}).get("template", {}).get("spec", {})
     for container in [*pod.get("initContainers", []), *pod.get("containers", [])]:
@@ -110,9 +114,19 @@ def secrets_of(found: Mapping[str, Any]) -> dict[str, set[str]]:
             if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
                 names.setdefault(reference["name"], set()).add(reference["key"])
     for volume in pod.get("volumes", []):
-        if secret := volume.get("secret"):
+        if (secret := volume.get("secret")) and not secret.get("optional"):
             names.setdefault(secret["secretName"], set()).update(i["key"] for i in secret.get("items", []))
     return names
+
+
+def secrets_digest(found: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    """Of the `versions` (name -> uid and resourceVersion) of the Secrets that an object's pods read; empty
+    where a changed Secret is no reason to replace them."""
+    names = sorted(secrets_of(found))
+    if not names or found["metadata"].get("labels", {}).get(COMPONENT) in READ_ONCE:
+        return ""
+    text = "\n".join(f"{name}={versions.get(name, '')}" for name in names)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def made_by_bootstrap(manifests: Iterable[Manifest]) -> Iterator[str]:
@@ -133,11 +147,9 @@ def completed(
     if wanted["kind"] not in ("Deployment", "StatefulSet"):
         return wanted
     result = copy.deepcopy(dict(wanted))
-    component = wanted["metadata"].get("labels", {}).get(COMPONENT)
-    if (names := sorted(secrets_of(wanted))) and component not in READ_ONCE:
-        text = "\n".join(f"{name}={versions.get(name, '')}" for name in names)
+    if digest := secrets_digest(wanted, versions):
         annotations = result["spec"]["template"]["metadata"].setdefault("annotations", {})
-        annotations[SECRETS_ANNOTATION] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        annotations[SECRETS_ANNOTATION] = digest
     if "replicas" not in result["spec"] and live is not None:
         # Server-side apply takes a field away that its owner no longer names: it would become 1.
         result["spec"]["replicas"] = live["spec"].get("replicas", 1)

@@ -12,8 +12,8 @@ from mlflow_platform.deploy import phases
 from mlflow_platform.deploy.deployment import existing
 from mlflow_platform.errors import Transient
 
-#: Made by the bootstrap Job (chart: bootstrap.yaml.j2), after the release's name.
-SECRETS = ("-auth", "-database", "-store")
+#: Made by the bootstrap Job (chart: bootstrap.yaml.j2) and by rotations, after the release's name.
+SECRETS = tuple(f"-{what}{end}" for what in ("auth", "database", "store") for end in ("", "-rotation"))
 
 
 def undeploy(

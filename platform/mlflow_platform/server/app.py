@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from mlflow_platform.server import concurrency, draining
+from mlflow_platform.server.auth import accept_previous_password
 from mlflow_platform.server.draining import Application
 from mlflow_platform.server.probes import DatabaseProbe, with_probes
 
@@ -14,5 +15,6 @@ def create_app() -> Application:
     from mlflow.server.auth import create_app as create_mlflow_app
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
+    accept_previous_password()
     database = DatabaseProbe(os.environ.get(BACKEND_STORE_URI_ENV_VAR, ""))
     return draining.wrap(concurrency.limit(with_probes(create_mlflow_app(), database)))
