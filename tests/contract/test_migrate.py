@@ -16,7 +16,7 @@ from mlflow_platform.errors import BadInput, Fatal, Transient
 from mlflow_platform.local import Stack
 from mlflow_platform.local.credentials import load
 from mlflow_platform.local.postgres import ROLE, Postgres
-from mlflow_platform.server import migrate
+from mlflow_platform.server import database, migrate, schemas
 
 #: MLflow's own models use what SQLAlchemy 2.1 is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -59,7 +59,7 @@ def tables() -> set[str]:
 
 def revisions() -> dict[str, str | None]:
     with psycopg.connect(autocommit=True) as connection:
-        return migrate.current(connection)
+        return schemas.current(connection)
 
 
 def schema_of(schema: str = "public") -> list[tuple[str, ...]]:
@@ -83,10 +83,10 @@ def test_an_empty_database_becomes_what_mlflow_itself_would_make(database: Datab
     database()
     assert revisions() == {"tracking": None, "auth": None}
     assert migrate.main(["run"]) == 0
-    assert revisions() == migrate.needed()
+    assert revisions() == schemas.needed()
     migrate.wait(patience=1)
     ours = [row for row in schema_of() if not row[2].startswith("mlplatform_")]
-    assert {row[2] for row in schema_of() if row[2].startswith("mlplatform_")} == set(migrate.INDEXES)
+    assert {row[2] for row in schema_of() if row[2].startswith("mlplatform_")} == set(schemas.INDEXES)
 
     with psycopg.connect(autocommit=True) as connection:
         connection.execute("drop schema public cascade")
@@ -122,18 +122,18 @@ def test_a_failure_of_the_second_schema_takes_the_first_one_back(
     with psycopg.connect(autocommit=True) as connection:
         connection.execute("drop table roles")
     migrate.run()
-    assert revisions() == migrate.needed()
+    assert revisions() == schemas.needed()
 
 
 def test_an_auth_database_older_than_its_version_table_is_brought_along(database: Database) -> None:
     database()
     # What MLflow before 3.6 made: the first migration's tables and no record of it.
-    mlflow_itself("auth", migrate.LEGACY_AUTH_REVISION)
+    mlflow_itself("auth", schemas.LEGACY_AUTH_REVISION)
     with psycopg.connect(autocommit=True) as connection:
         connection.execute("insert into users (username, password_hash, is_admin) values ('old', 'x', true)")
         connection.execute("drop table alembic_version_auth")
     migrate.run()
-    assert revisions() == migrate.needed()
+    assert revisions() == schemas.needed()
     with psycopg.connect() as connection:
         assert connection.execute("select username from users").fetchall() == [("old",)]
 
@@ -152,13 +152,13 @@ def test_two_runs_at_once_take_turns(database: Database) -> None:
         r.start()
     for r in runs:
         r.join()
-    assert revisions() == migrate.needed()
+    assert revisions() == schemas.needed()
 
 
 def test_the_lock_of_a_backup_is_waited_for_and_then_named(database: Database) -> None:
     database()
     with psycopg.connect(autocommit=True) as other:
-        other.execute("select pg_advisory_lock(%s)", (migrate.LOCK,))
+        other.execute("select pg_advisory_lock(%s)", (database.LOCK,))
         with pytest.raises(Transient, match="holds the lock"):
             migrate.run(patience=1)
     assert tables() == set()
@@ -190,7 +190,7 @@ def test_an_absent_server_is_named_without_the_password(
 
 def test_other_words_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert migrate.main(["up"]) == 64
-    assert "run|wait" in capsys.readouterr().err
+    assert "run|wait|dumps|restore DUMP" in capsys.readouterr().err
 
 
 def test_an_error_of_the_migration_scripts_is_not_the_databases(
@@ -210,5 +210,5 @@ def mlflow_itself(schema: str, revision: str) -> None:
         "tracking": "from mlflow.store.db.utils import _initialize_tables as go; go(engine)",
         "auth": f"from mlflow.server.auth.db.utils import migrate as go; go(engine, {revision!r})",
     }
-    engine = f"import sqlalchemy; engine = sqlalchemy.create_engine({migrate.FROM_ENVIRONMENT!r}); "
+    engine = f"import sqlalchemy; engine = sqlalchemy.create_engine({database.FROM_ENVIRONMENT!r}); "
     subprocess.run([sys.executable, "-c", engine + calls[schema]], check=True, capture_output=True)
