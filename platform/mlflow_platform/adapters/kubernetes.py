@@ -145,6 +145,16 @@ class Cluster:
         warnings = answer.headers.getlist("warning")
         return Reply(json.loads(answer.data), tuple(_warning(w) for w in warnings))
 
+    def patch(
+        self, api_version: str, kind: str, namespace: str, name: str, change: Mapping[str, Any]
+    ) -> None:
+        """Set the fields of a JSON merge patch (RFC 7386) on an object that is there; null removes one."""
+        path = self._path(api_version, kind, namespace, name)
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        content_type = "application/merge-patch+json"
+        what = f"{kind} {name}"
+        self._request("PATCH", path, query=query, body=change, content_type=content_type, what=what)
+
     def delete(self, api_version: str, kind: str, namespace: str, name: str) -> bool:
         """Delete an object and, in the background, what it owns; False if there was none."""
         path = self._path(api_version, kind, namespace, name)

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("chart", "Print the Kubernetes objects that a deployment consists of."),
     "deploy": ("deploy", "Bring MLflow, its database and store to a Kubernetes cluster; test it."),
     "undeploy": ("deploy", "Take a deployment away; its data stay unless told otherwise."),
+    "dumps": ("dumps", "List the dumps made before migrations of a deployment, or bring one back."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster, Reply
 from mlflow_platform.chart import Chart, Manifest, Release, Values
-from mlflow_platform.deploy import phases, preflight, smoke
+from mlflow_platform.deploy import external, holding, jobs, phases, preflight, smoke
 from mlflow_platform.deploy.differences import Change, Difference
 from mlflow_platform.deploy.health import State, health
-from mlflow_platform.deploy.waiting import LINES, wait
-from mlflow_platform.errors import Fatal, Rejected, Transient
+from mlflow_platform.deploy.waiting import wait
+from mlflow_platform.errors import Fatal, Rejected
 
 
 @dataclass
@@ -65,11 +65,22 @@ class Deployment:
                 self._differences()
         with self._phase("namespace", outcome):
             self._make_namespace(outcome)
-        for phase in phases.phases(self.manifests):
-            with self._phase(phase.name, outcome):
-                for wanted in phase.objects:
-                    self._apply(wanted, outcome)
-                self._wait(phase.objects)
+        if (job := external.job(self.manifests, self.release.name)) is not None:
+            with self._phase("database and bucket", outcome):
+                self._apply(external.account(self.manifests), outcome)
+                self._run_job(job)
+        try:
+            for phase in phases.phases(self.manifests):
+                if phase.name == "schema" and self._migrates(phase):
+                    holding.hold(self.cluster, *self._autoscaler)
+                elif phase.name == "scaling":
+                    self._let_go()
+                with self._phase(phase.name, outcome):
+                    for wanted in phase.objects:
+                        self._apply(wanted, outcome)
+                    self._wait(phase.objects)
+        finally:
+            self._let_go()
         with self._phase("leftovers", outcome):
             for old in self._leftovers():
                 self.cluster.delete(old["apiVersion"], old["kind"], *_place(old))
@@ -104,7 +115,7 @@ class Deployment:
     def _apply(self, wanted: Mapping[str, Any], outcome: Outcome) -> None:
         live = self._live(wanted)
         if live is not None and live["kind"] == "Job" and health(live).state is State.FAILED:
-            self._delete_job(live)  # a Job that failed never runs again
+            jobs.delete(self.cluster, *_place(live), timeout=self.timeout)  # a failed Job never runs again
             live = None
         name = "/".join(phases.key(wanted))
         self.screen.going_on(name)
@@ -163,28 +174,25 @@ class Deployment:
             self.cluster.apply(phases.namespace_object(self.release.namespace))
         outcome.changes[name] = Change.CREATED if found is None else Change.UNCHANGED
 
-    def _try(self) -> list[str]:
-        """The lines of the smoke test. Its Job goes when it has passed."""
-        job = smoke.job(self.manifests, self.release.name)
-        live = self._live(job)
-        if live is not None:
-            self._delete_job(live)
-        self.cluster.apply(job)
-        self._wait([job])
-        namespace, name = _place(job)
-        lines = []
-        for pod in self.cluster.find("v1", "Pod", namespace, {"batch.kubernetes.io/job-name": name}):
-            lines += self.cluster.log(namespace, pod["metadata"]["name"], "smoke", lines=LINES).splitlines()
-        self.cluster.delete("batch/v1", "Job", namespace, name)
-        return lines
+    def _migrates(self, phase: phases.Phase) -> bool:
+        """Whether a Job of this phase has still to run."""
+        found = [self._live(wanted) for wanted in phase.objects]
+        return any(live is None or health(live).state is not State.READY for live in found)
 
-    def _delete_job(self, live: Mapping[str, Any]) -> None:
-        self.cluster.delete("batch/v1", "Job", *_place(live))
-        deadline = time.monotonic() + self.timeout
-        while (found := self._live(live)) and found["metadata"]["uid"] == live["metadata"]["uid"]:
-            if time.monotonic() > deadline:
-                raise Transient(f"Job {live['metadata']['name']} is deleted, but does not go")
-            time.sleep(0.2)
+    @property
+    def _autoscaler(self) -> tuple[str, str]:
+        return self.release.namespace, f"{self.release.name}-server"
+
+    def _let_go(self) -> None:
+        """Of an autoscaler that this deployment holds, or one that was killed."""
+        holding.release(self.cluster, *self._autoscaler)
+
+    def _try(self) -> list[str]:
+        """The lines of the smoke test."""
+        return self._run_job(smoke.job(self.manifests, self.release.name))
+
+    def _run_job(self, job: Mapping[str, Any]) -> list[str]:
+        return jobs.run(self.cluster, job, timeout=self.timeout, say=self.screen.going_on)
 
     @contextmanager
     def _phase(self, name: str, outcome: Outcome) -> Iterator[None]:

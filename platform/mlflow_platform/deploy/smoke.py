@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_platform.chart import Manifest
+from mlflow_platform.deploy import jobs
 from mlflow_platform.deploy.phases import COMPONENT
 
 #: What the Job's pod takes over of the servers' settings: the administrator's login.
@@ -32,28 +32,8 @@ def job(manifests: Sequence[Manifest], release: str) -> Mapping[str, Any]:
     ]
     container = {
         "name": "smoke",
-        **{k: copy.deepcopy(server[k]) for k in ("image", "imagePullPolicy", "securityContext")},
         "command": ["python", "-m", "mlflow_platform.server.smoke"],
         "env": environment,
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
     }
-    kept = ("enableServiceLinks", "securityContext", "imagePullSecrets", "nodeSelector", "tolerations")
-    spec = {
-        **{k: copy.deepcopy(pod[k]) for k in kept if k in pod},
-        "serviceAccountName": pod["serviceAccountName"],
-        "automountServiceAccountToken": False,
-        "restartPolicy": "Never",
-        "containers": [container],
-    }
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": f"{release}-smoke", "namespace": namespace, "labels": labels},
-        "spec": {
-            "backoffLimit": 0,
-            "activeDeadlineSeconds": 300,
-            # Removed by the deployment when it has passed; one that failed stays a while to be looked at.
-            "ttlSecondsAfterFinished": 3600,
-            "template": {"metadata": {"labels": labels}, "spec": spec},
-        },
-    }
+    return jobs.like(f"{release}-smoke", labels, deployment, container)

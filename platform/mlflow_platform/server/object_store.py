@@ -48,11 +48,11 @@ class Folder:
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}"
 
-    def names(self) -> Iterator[str]:
-        """Names of all objects, in alphabetical order."""
+    def names(self, start: str = "") -> Iterator[str]:
+        """Names of all objects, or of those that start so, in alphabetical order."""
         with _plainly(str(self)):
             pages = self.client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + start):
                 for found in page.get("Contents", []):
                     yield found["Key"].removeprefix(self.prefix)
 
