@@ -34,7 +34,7 @@ PATIENCE = 15.0
 def main() -> int:
     found = []
     if os.environ.get("PGHOST"):
-        found += check_database(int(os.environ.get("MLPLATFORM_CONNECTIONS", "0")))
+        found += check_database(int(os.environ.get("MLPLATFORM_CONNECTIONS", "0")), PATIENCE)
     if uri := os.environ.get("MLFLOW_ARTIFACTS_DESTINATION"):
         found += check_bucket(uri)
     if found:
@@ -43,15 +43,16 @@ def main() -> int:
     return 0
 
 
-def check_database(needed: int, patience: float = PATIENCE) -> list[Problem]:
+def check_database(needed: int, patience: float) -> list[Problem]:
     """What keeps MLflow from living there. `needed` is a number of connections; 0: not asked."""
     try:
         with database.connected(time.monotonic() + patience) as connection:
+            user = connection.info.user
             found = [*_fitness(connection), *_rights(connection), *_room(connection, needed)]
     except PlatformError as error:
         return [error.problem]
     if not found:
-        print(f"database: reached as {connection.info.user}, UTF8, may make tables and schemas", flush=True)
+        print(f"database: reached as {user}, UTF8, may make tables and schemas", flush=True)
     return found
 
 
@@ -89,7 +90,7 @@ def _rights(connection: psycopg.Connection[Any]) -> Iterator[Problem]:
         )
     if not there:
         yield Problem(
-            f"{user} may not create schemas, in which the platform keeps its own tables and replaced ones",
+            f"{user} may not create schemas, in which the platform keeps its own tables",
             f"as its owner: grant create on database {name} to {user}",
         )
     if own:
@@ -102,7 +103,7 @@ def _rights(connection: psycopg.Connection[Any]) -> Iterator[Problem]:
 def _room(connection: psycopg.Connection[Any], needed: int) -> Iterator[Problem]:
     """The limits of server, database and role; -1 is none (pg_database.datconnlimit)."""
     limits = {
-        "the server's max_connections, less those reserved": int(
+        "max_connections, less those reserved,": int(
             _one(
                 connection,
                 "select current_setting('max_connections')::int"
