@@ -65,7 +65,7 @@ class Deployment:
                 self._differences()
         with self._phase("namespace", outcome):
             self._make_namespace(outcome)
-        if (job := external.job(self.manifests, self.release.name)) is not None:
+        if (job := external.job(self.manifests, self.values.data)) is not None:
             with self._phase("database and bucket", outcome):
                 self._apply(external.account(self.manifests), outcome)
                 self._run_job(job)
@@ -115,7 +115,7 @@ class Deployment:
     def _apply(self, wanted: Mapping[str, Any], outcome: Outcome) -> None:
         live = self._live(wanted)
         if live is not None and live["kind"] == "Job" and health(live).state is State.FAILED:
-            jobs.delete(self.cluster, *_place(live), timeout=self.timeout)  # a failed Job never runs again
+            jobs.delete(self.cluster, live, timeout=self.timeout)  # a Job that failed never runs again
             live = None
         name = "/".join(phases.key(wanted))
         self.screen.going_on(name)

@@ -34,7 +34,7 @@ def restore(cluster: Cluster, release: Release, name: str, *, timeout: float) ->
     lines = jobs.run(cluster, job, timeout=timeout, keep=True)
     for old in _migrations(cluster, release):
         if old["metadata"]["name"] != job["metadata"]["name"]:
-            jobs.delete(cluster, release.namespace, old["metadata"]["name"], timeout=timeout)
+            jobs.delete(cluster, old, timeout=timeout)
     return lines
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from mlflow_platform.chart import Manifest
 from mlflow_platform.deploy import jobs
-from mlflow_platform.deploy.phases import COMPONENT
 
 #: What the Job's pod takes over of the servers' settings: the administrator's login.
 _LOGIN = {
@@ -18,22 +17,17 @@ _LOGIN = {
 
 def job(manifests: Sequence[Manifest], release: str) -> Mapping[str, Any]:
     """Made of the servers' own Deployment: same image, account, Secrets and place in the network."""
-    (deployment,) = (m.object for m in manifests if m.kind == "Deployment")
+    (deployment,) = (m.object for m in manifests if m.kind == "Deployment" and m.name == f"{release}-server")
     (service,) = (m.object for m in manifests if m.kind == "Service" and m.name == release)
-    pod = deployment["spec"]["template"]["spec"]
-    (server,) = pod["containers"]
+    (server,) = deployment["spec"]["template"]["spec"]["containers"]
     namespace = deployment["metadata"]["namespace"]
     port = service["spec"]["ports"][0]["port"]
-    login = {e["name"]: e["valueFrom"] for e in server["env"] if e["name"] in _LOGIN}
-    labels = {**deployment["metadata"]["labels"], COMPONENT: "smoke"}
-    environment = [
+    env = [
         {"name": "MLFLOW_TRACKING_URI", "value": f"http://{release}.{namespace}.svc:{port}"},
-        *({"name": _LOGIN[name], "valueFrom": source} for name, source in login.items()),
+        *(
+            {"name": _LOGIN[e["name"]], "valueFrom": e["valueFrom"]}
+            for e in server["env"]
+            if e["name"] in _LOGIN
+        ),
     ]
-    container = {
-        "name": "smoke",
-        "command": ["python", "-m", "mlflow_platform.server.smoke"],
-        "env": environment,
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-    }
-    return jobs.like(f"{release}-smoke", labels, deployment, container)
+    return jobs.job(deployment, "smoke", ["python", "-m", "mlflow_platform.server.smoke"], env, seconds=300)

@@ -3,9 +3,9 @@
     python -m mlflow_platform.server.preflight
 
 runs as a Job of `mlplatform deploy`, because the machine that deploys may not reach them. The database is
-that of libpq's variables, if PGHOST is set; MLPLATFORM_CONNECTIONS is how many connections the servers can
-come to hold. The bucket is that of MLFLOW_ARTIFACTS_DESTINATION, if it is set. All that is wrong is said at
-once. Exit codes: 0 all is well, 1 something is not.
+that of libpq's variables, if PGHOST is set; MLPLATFORM_CONNECTIONS is what the value database.maxConnections
+says that it allows, on which rendering has counted. The bucket is that of MLFLOW_ARTIFACTS_DESTINATION, if
+it is set. All that is wrong is said at once. Exit codes: 0 all is well, 1 something is not.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def main() -> int:
     return 0
 
 
-def check_database(needed: int, patience: float) -> list[Problem]:
-    """What keeps MLflow from living there. `needed` is a number of connections; 0: not asked."""
+def check_database(said: int, patience: float) -> list[Problem]:
+    """What keeps MLflow from living there. `said` is how many connections it is said to allow."""
     try:
         with database.connected(time.monotonic() + patience) as connection:
             user = connection.info.user
-            found = [*_fitness(connection), *_rights(connection), *_room(connection, needed)]
+            found = [*_fitness(connection), *_rights(connection), *_room(connection, said)]
     except PlatformError as error:
         return [error.problem]
     if not found:
@@ -67,7 +67,7 @@ def _fitness(connection: psycopg.Connection[Any]) -> Iterator[Problem]:
         yield Problem(
             f"the database is Postgres {version}, {OLDEST_POSTGRES} or later is needed", "upgrade the server"
         )
-    if _one(connection, "select pg_is_in_recovery()"):
+    if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
         yield Problem("the database is a read-only standby", "name its primary in database.external.host")
 
 
@@ -100,29 +100,21 @@ def _rights(connection: psycopg.Connection[Any]) -> Iterator[Problem]:
         )
 
 
-def _room(connection: psycopg.Connection[Any], needed: int) -> Iterator[Problem]:
-    """The limits of server, database and role; -1 is none (pg_database.datconnlimit)."""
-    limits = {
-        "max_connections, less those reserved,": int(
-            _one(
-                connection,
-                "select current_setting('max_connections')::int"
-                " - current_setting('superuser_reserved_connections')::int"
-                " - coalesce(nullif(current_setting('reserved_connections', true), '')::int, 0)",
-            )
-        ),
-        "the database's connection limit": int(
-            _one(connection, "select datconnlimit from pg_database where datname = current_database()")
-        ),
-        "the role's connection limit": int(
-            _one(connection, "select rolconnlimit from pg_roles where rolname = session_user")
-        ),
-    }
+def _room(connection: psycopg.Connection[Any], said: int) -> Iterator[Problem]:
+    """Server, database and role have each a limit; -1 is none (pg_database.datconnlimit)."""
+    ((server, whole, role),) = connection.execute(
+        """
+        select current_setting('max_connections')::int,
+               (select datconnlimit from pg_database where datname = current_database()),
+               (select rolconnlimit from pg_roles where rolname = session_user)
+        """
+    ).fetchall()
+    limits = {"max_connections": server, "the database's connection limit": whole, "the role's": role}
     for what, limit in limits.items():
-        if 0 <= limit < needed:
+        if 0 <= limit < said:
             yield Problem(
-                f"{what} is {limit}, the servers can come to need {needed} connections",
-                "raise it, or lower server.pool, server.replicas or server.autoscaling.maxReplicas",
+                f"{what} is {limit}, the value database.maxConnections says {said}",
+                f"set database.maxConnections to {limit}: rendering then tells whether the servers fit",
             )
 
 
@@ -146,11 +138,6 @@ def check_bucket(uri: str) -> list[Problem]:
         return [Problem(f"{folder}{name} was written, but not {wrong}", "is this an S3 store?")]
     print(f"bucket: {folder} takes, lists, gives and deletes objects", flush=True)
     return []
-
-
-def _one(connection: psycopg.Connection[Any], query: str) -> Any:
-    row = connection.execute(query.encode()).fetchone()
-    return row[0] if row else None
 
 
 if __name__ == "__main__":
