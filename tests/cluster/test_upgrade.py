@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -19,9 +18,9 @@ from tests.cluster.release import SMOKE, Release, ask, deploy, mlplatform, steps
 #: The last release before the present schema.
 OLD = "3.16.0"
 REPOSITORY = clusters.PLATFORM_IMAGE.rpartition(":")[0]
-_DOCKERFILE = f"""\
-FROM {clusters.PLATFORM_IMAGE}
-COPY mlflow /opt/old-mlflow
+#: What the platform's Dockerfile is followed by.
+_OLDER = """
+COPY --from=old . /opt/old-mlflow
 ENV PYTHONPATH=/opt/old-mlflow:/opt/mlplatform-code
 """
 SCALED = "server.autoscaling={enabled: true, minReplicas: 2, maxReplicas: 3}"
@@ -30,10 +29,10 @@ SCALED = "server.autoscaling={enabled: true, minReplicas: 2, maxReplicas: 3}"
 @pytest.fixture(scope="module")
 def old_image(node: clusters.Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Tag of the platform's image with an older MLflow in front of its own, on the node."""
-    folder = tmp_path_factory.mktemp("old")
-    shutil.copytree(old_mlflow.installed(OLD), folder / "mlflow")
-    (folder / "Dockerfile").write_text(_DOCKERFILE)
-    archive = clusters.script("image", "build", str(folder), f"{REPOSITORY}:{OLD}").strip()
+    root, recipe = Path(__file__).parents[2], tmp_path_factory.mktemp("old") / "Dockerfile"
+    recipe.write_text((root / "platform" / "Dockerfile").read_text() + _OLDER)
+    more = ("-f", str(recipe), "--build-context", f"old={old_mlflow.installed(OLD)}")
+    archive = clusters.script("image", "build", str(root), f"{REPOSITORY}:{OLD}", *more).strip()
     clusters.script("load", archive, environment={"CLUSTER_DIR": str(node.folder)})
     Path(archive).unlink()  # 1.3 GB, and built in seconds
     return OLD
