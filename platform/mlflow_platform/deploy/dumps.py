@@ -26,10 +26,7 @@ def restore(cluster: Cluster, release: Release, name: str, *, timeout: float) ->
     The servers stay stopped: which version is to run on the restored schema is the next deployment's to say.
     """
     job = _job(cluster, release, "restore", ["restore", name, "--replace"])
-    place = release.namespace, f"{release.name}-server"
-    if cluster.get("apps/v1", "Deployment", *place) is not None:
-        cluster.patch("apps/v1", "Deployment", *place, {"spec": {"replicas": 0}})
-        _stopped(cluster, release, timeout)
+    _stop(cluster, release, timeout)
     # It stays, as the pattern for the next one: the Job that migrated goes, so that it can run again.
     lines = jobs.run(cluster, job, timeout=timeout, keep=True)
     for old in _migrations(cluster, release):
@@ -64,10 +61,17 @@ def _migrations(cluster: Cluster, release: Release) -> list[Mapping[str, Any]]:
     return cluster.find("batch/v1", "Job", release.namespace, labels)
 
 
-def _stopped(cluster: Cluster, release: Release, timeout: float) -> None:
-    labels = {"app.kubernetes.io/instance": release.name, COMPONENT: "server"}
+def _stop(cluster: Cluster, release: Release, timeout: float) -> None:
+    """Return when no pod of the release's Deployments is left: each is a client of the database."""
+    labels = {"app.kubernetes.io/instance": release.name}
+    found = cluster.find("apps/v1", "Deployment", release.namespace, labels)
+    for deployment in found:
+        name = deployment["metadata"]["name"]
+        cluster.patch("apps/v1", "Deployment", release.namespace, name, {"spec": {"replicas": 0}})
     deadline = time.monotonic() + timeout
-    while pods := cluster.find("v1", "Pod", release.namespace, labels):
-        if time.monotonic() > deadline:
-            raise Transient(f"pod {pods[0]['metadata']['name']} does not end")
-        time.sleep(0.5)
+    for deployment in found:
+        selector = deployment["spec"]["selector"]["matchLabels"]
+        while pods := cluster.find("v1", "Pod", release.namespace, selector):
+            if time.monotonic() > deadline:
+                raise Transient(f"pod {pods[0]['metadata']['name']} does not end")
+            time.sleep(0.5)
