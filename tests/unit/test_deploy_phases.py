@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from mlflow_platform.chart import Manifest, Release, find_chart
+from mlflow_platform.deploy import external, phases, smoke
 from mlflow_platform.deploy import manifests as files
-from mlflow_platform.deploy import phases, smoke
 from mlflow_platform.deploy.differences import Change, Difference
 from tests.unit.test_chart_mlflow_platform import CASES, rendered
 
@@ -29,7 +29,7 @@ def test_every_object_is_in_one_phase_and_nothing_waits_for_a_later_one(case: st
     assert sorted(phases.key(o) for p in found for o in p.objects) == sorted(
         (m.kind, m.name) for m in objects
     )
-    order = ["rules and addresses", "secrets", "database and store", "schema", "servers"]
+    order = ["rules and addresses", "secrets", "database and store", "schema", "servers", "scaling"]
     assert [p.name for p in found] == [n for n in order if n in [p.name for p in found]]
     workloads = {p.name: [o["kind"] for o in p.objects if o["kind"] in phases.WORKLOADS] for p in found}
     assert workloads["rules and addresses"] == []
@@ -88,6 +88,7 @@ def test_the_autoscalers_number_of_pods_stays() -> None:
     scaled = deployment_of(rendered("small"))
     assert "replicas" not in scaled["spec"]
     assert phases.completed(scaled, {"spec": {"replicas": 4}}, {})["spec"]["replicas"] == 4
+    assert phases.completed(scaled, {"spec": {"replicas": 0}}, {})["spec"]["replicas"] == 1
     assert "replicas" not in phases.completed(scaled, None, {})["spec"]
     fixed = deployment_of(rendered("default"))
     assert phases.completed(fixed, {"spec": {"replicas": 4}}, {})["spec"]["replicas"] == 2
@@ -101,7 +102,11 @@ def test_secrets_that_somebody_must_bring() -> None:
     }
     assert set(phases.made_by_bootstrap(rendered("external"))) == set()
     (job,) = (m.object for m in rendered("external") if m.kind == "Job")
-    assert phases.secrets_of(job) == {"db": {"username", "password"}, "db-ca": {"ca.crt"}}
+    assert phases.secrets_of(job) == {
+        "db": {"username", "password"},
+        "db-ca": {"ca.crt"},
+        "s3": {"accessKeyId", "secretAccessKey"},
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -136,6 +141,28 @@ def test_the_smoke_test_goes_where_its_release_is() -> None:
     assert (job["metadata"]["name"], job["metadata"]["namespace"]) == ("team-smoke", "apps")
     environment = job["spec"]["template"]["spec"]["containers"][0]["env"]
     assert environment[0]["value"] == "http://team.apps.svc:80"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_external_is_tried_with_the_servers_own_settings(case: str) -> None:
+    found, (profile, settings) = rendered(case), CASES[case]
+    job = external.job(found, find_chart().values(profile=profile, settings=settings).data)
+    if case not in ("external", "production"):
+        assert job is None
+        return
+    assert job is not None
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {e["name"]: e for e in container["env"]}
+    assert ("PGHOST" in environment) == (case == "external")  # CloudNativePG's database is the chart's
+    assert environment["MLFLOW_ARTIFACTS_DESTINATION"]["value"].startswith("s3://")
+    assert environment["MLPLATFORM_CONNECTIONS"]["value"] == {"external": "100", "production": "300"}[case]
+    # Nothing that the deployment has still to make: not its Secrets, not its ConfigMap.
+    made = {"mlflow-auth", "mlflow-server", "mlflow-postgres-app"}
+    assert not made & set(phases.secrets_of(job))
+    assert not [v for v in pod["volumes"] if "configMap" in v]
+    assert {m["name"] for m in container["volumeMounts"]} <= {v["name"] for v in pod["volumes"]}
+    assert pod["serviceAccountName"] == external.account(found)["metadata"]["name"]
 
 
 def test_differences_do_not_count_the_api_servers_bookkeeping() -> None:

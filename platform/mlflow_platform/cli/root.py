@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deploy": ("deploy", "Bring MLflow, its database and store to a Kubernetes cluster; test it."),
     "undeploy": ("deploy", "Take a deployment away; its data stay unless told otherwise."),
     "rotate": ("rotate", "Change a deployment's passwords and keys while it serves."),
+    "dumps": ("dumps", "List the dumps made before migrations of a deployment, or bring one back."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster, Reply
 from mlflow_platform.chart import Chart, Manifest, Release, Values
-from mlflow_platform.deploy import jobs, phases, preflight, smoke
+from mlflow_platform.deploy import external, holding, jobs, phases, preflight, smoke
 from mlflow_platform.deploy.differences import Change, Difference
 from mlflow_platform.deploy.health import State, health
 from mlflow_platform.deploy.waiting import wait
@@ -65,11 +65,22 @@ class Deployment:
                 self._differences()
         with self._phase("namespace", outcome):
             self._make_namespace(outcome)
-        for phase in phases.phases(self.manifests):
-            with self._phase(phase.name, outcome):
-                for wanted in phase.objects:
-                    self._apply(wanted, outcome)
-                self._wait(phase.objects)
+        if (job := external.job(self.manifests, self.values.data)) is not None:
+            with self._phase("database and bucket", outcome):
+                self._apply(external.account(self.manifests), outcome)
+                self._run_job(job)
+        try:
+            for phase in phases.phases(self.manifests):
+                if phase.name == "schema" and self._migrates(phase):
+                    holding.hold(self.cluster, *self._autoscaler)
+                elif phase.name == "scaling":
+                    self._let_go()
+                with self._phase(phase.name, outcome):
+                    for wanted in phase.objects:
+                        self._apply(wanted, outcome)
+                    self._wait(phase.objects)
+        finally:
+            self._let_go()
         with self._phase("leftovers", outcome):
             for old in self._leftovers():
                 self.cluster.delete(old["apiVersion"], old["kind"], *_place(old))
@@ -158,9 +169,24 @@ class Deployment:
             self.cluster.apply(phases.namespace_object(self.release.namespace))
         outcome.changes[name] = Change.CREATED if found is None else Change.UNCHANGED
 
+    def _migrates(self, phase: phases.Phase) -> bool:
+        """Whether a Job of this phase has still to run."""
+        found = [self._live(wanted) for wanted in phase.objects]
+        return any(live is None or health(live).state is not State.READY for live in found)
+
+    @property
+    def _autoscaler(self) -> tuple[str, str]:
+        return self.release.namespace, f"{self.release.name}-server"
+
+    def _let_go(self) -> None:
+        """Of an autoscaler that this deployment holds, or one that was killed."""
+        holding.release(self.cluster, *self._autoscaler)
+
     def _try(self) -> list[str]:
-        """The lines of the smoke test. Its Job goes when it has passed."""
-        job = smoke.job(self.manifests, self.release.name)
+        """The lines of the smoke test."""
+        return self._run_job(smoke.job(self.manifests, self.release.name))
+
+    def _run_job(self, job: Mapping[str, Any]) -> list[str]:
         return jobs.run(self.cluster, job, timeout=self.timeout, say=self.screen.going_on)
 
     @contextmanager

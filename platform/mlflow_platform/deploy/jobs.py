@@ -65,9 +65,14 @@ def job(
 
 
 def run(
-    cluster: Cluster, wanted: Mapping[str, Any], *, timeout: float, say: Callable[[str], None]
+    cluster: Cluster,
+    wanted: Mapping[str, Any],
+    *,
+    timeout: float,
+    say: Callable[[str], None] = lambda _: None,
+    keep: bool = False,
 ) -> list[str]:
-    """A Job's last lines when it has passed, and is gone. One of its name from before is stopped first.
+    """A Job's last lines when it has passed and, unless `keep`, is gone. One of its name is stopped first.
 
     `Fatal` with the pod's own words if it fails, or after `timeout` seconds.
     """
@@ -79,7 +84,8 @@ def run(
     lines = []
     for pod in _pods(cluster, namespace, name):
         lines += cluster.log(namespace, pod["metadata"]["name"], container["name"], lines=LINES).splitlines()
-    cluster.delete("batch/v1", "Job", namespace, name)
+    if not keep:
+        cluster.delete("batch/v1", "Job", namespace, name)
     return lines
 
 

@@ -20,7 +20,7 @@ READ_ONCE = frozenset({"postgres", "store"})
 #: Kinds a deployment waits for.
 WORKLOADS = ("Job", "StatefulSet", "Deployment", "Cluster")
 #: Everything else that belongs to the servers: a way in only leads to pods that are there.
-_WITH_SERVERS = ("Deployment", "HorizontalPodAutoscaler", "Ingress", "HTTPRoute", "ServiceMonitor")
+_WITH_SERVERS = ("Deployment", "Ingress", "HTTPRoute", "ServiceMonitor")
 #: What the chart may have made before, under other values or in another version, with no content of its
 #: own: a deployment removes what is no longer rendered. Never Secrets, volumes or a CloudNativePG Cluster,
 #: whose volumes go with it.
@@ -57,7 +57,8 @@ class Phase:
 def phases(manifests: Sequence[Manifest]) -> list[Phase]:
     """The objects in phases, in order; a phase without objects is left out."""
     found: dict[str, list[Mapping[str, Any]]] = {
-        name: [] for name in ("rules and addresses", "secrets", "database and store", "schema", "servers")
+        name: []
+        for name in ("rules and addresses", "secrets", "database and store", "schema", "servers", "scaling")
     }
     for manifest in manifests:
         found[_phase(manifest)].append(manifest.object)
@@ -68,6 +69,8 @@ def _phase(manifest: Manifest) -> str:
     component = manifest.object["metadata"].get("labels", {}).get(COMPONENT)
     if manifest.kind in _WITH_SERVERS:
         return "servers"
+    if manifest.kind == "HorizontalPodAutoscaler":
+        return "scaling"  # held until all servers are of the new version
     if manifest.kind in ("StatefulSet", "Cluster"):
         return "database and store"
     if manifest.kind == "Job":
@@ -152,5 +155,6 @@ def completed(
         annotations[SECRETS_ANNOTATION] = digest
     if "replicas" not in result["spec"] and live is not None:
         # Server-side apply takes a field away that its owner no longer names: it would become 1.
-        result["spec"]["replicas"] = live["spec"].get("replicas", 1)
+        # None, after a restored dump, would stay none: an autoscaler leaves it alone.
+        result["spec"]["replicas"] = live["spec"].get("replicas") or 1
     return result

@@ -1,4 +1,4 @@
-"""What can be known before the first write: the cluster's version, kinds, Secrets, storage."""
+"""What can be known before the first write: the cluster's kinds, Secrets, storage, quotas."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.chart import Manifest
+from mlflow_platform.deploy import quota
 from mlflow_platform.deploy.phases import made_by_bootstrap, secrets_of
 from mlflow_platform.errors import BadDocuments, Problem, Rejected
 
@@ -21,7 +22,7 @@ _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 def check(cluster: Cluster, manifests: Sequence[Manifest], namespace: str) -> None:
     """`BadDocuments` with everything that is missing."""
     problems = [*_kinds(cluster, manifests), *_secrets(cluster, manifests, namespace)]
-    problems += _storage(cluster, manifests)
+    problems += [*_storage(cluster, manifests), *_quota(cluster, manifests, namespace)]
     if problems:
         raise BadDocuments(problems)
 
@@ -97,3 +98,23 @@ def _storage(cluster: Cluster, manifests: Sequence[Manifest]) -> list[Problem]:
         for name in sorted(named - {""} - set(classes))
     ]
     return problems
+
+
+def _quota(cluster: Cluster, manifests: Sequence[Manifest], namespace: str) -> list[Problem]:
+    try:
+        quotas = cluster.find("v1", "ResourceQuota", namespace)
+        ranges = cluster.find("v1", "LimitRange", namespace)
+        if not quotas and not ranges:
+            return []
+        labels = {
+            k: v
+            for k, v in manifests[0].object["metadata"]["labels"].items()
+            if k in ("app.kubernetes.io/name", "app.kubernetes.io/instance")
+        }
+        own = cluster.find("v1", "Pod", namespace, labels)
+        own += cluster.find("v1", "PersistentVolumeClaim", namespace, labels)
+    except Rejected as error:
+        if error.code != "403":
+            raise
+        return []  # a login that may not look: the controllers' events will tell
+    return quota.check([m.object for m in manifests], own, quotas, ranges)
