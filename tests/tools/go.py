@@ -43,12 +43,14 @@ PROGRAMS = {
     "kubeconform": Program("github.com/yannh/kubeconform/cmd/kubeconform", "v0.7.0"),
     "kube-score": Program("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0"),
     "helm": Program("helm.sh/helm/v3/cmd/helm", "v3.19.5"),
+    "jv": Program("github.com/santhosh-tekuri/jsonschema/cmd/jv", "v0.7.0"),
     # Prometheus 3.10. Without the clients of every cloud, which only its service discovery needs.
     "promtool": Program("github.com/prometheus/prometheus/cmd/promtool", "v0.310.0", "remove_all_sd"),
 }
 #: Modules of which only files are read.
 GATEWAY_API = ("sigs.k8s.io/gateway-api", "v1.5.1")
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
+CYCLONEDX = ("github.com/CycloneDX/cyclonedx-go", "v0.9.3")
 CLOUDNATIVE_PG = ("github.com/cloudnative-pg/cloudnative-pg", "v1.27.0")
 
 
@@ -87,10 +89,11 @@ def _build(wanted: Program, target: Path) -> None:
 
 
 def _go(*arguments: str, folder: Path = Path("/")) -> str:
-    if shutil.which("go") is None:
+    compiler = shutil.which("go")
+    if compiler is None:
         raise Missing("needs Go 1.25 or later on the PATH (golang-go of a recent distribution, or go.dev/dl)")
     done = subprocess.run(
-        ["go", *arguments],
+        [compiler, *arguments],
         cwd=folder,
         env={**os.environ, "GOFLAGS": "-mod=mod -buildvcs=false", "CGO_ENABLED": "0"},
         capture_output=True,

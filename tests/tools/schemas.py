@@ -36,7 +36,7 @@ _CRDS = (
 
 
 def write(folder: Path, kubernetes: str) -> str:
-    """Write the schemas of a Kubernetes (`1.34.4`) and of the operators' kinds; kubeconform's schema location."""
+    """Write the schemas of a Kubernetes (`1.34.4`) and of operators' kinds; where kubeconform finds them."""
     document = go.module("k8s.io/kubernetes", f"v{kubernetes}") / "api/openapi-spec/swagger.json"
     definitions = json.loads(document.read_text("utf-8"))["definitions"]
     known = {name: strict(definition, name) for name, definition in definitions.items()}
