@@ -50,6 +50,7 @@ PROGRAMS = {
 #: Modules of which only files are read.
 GATEWAY_API = ("sigs.k8s.io/gateway-api", "v1.5.1")
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
+KUBE_STATE_METRICS = ("k8s.io/kube-state-metrics/v2", "v2.15.0")
 CYCLONEDX = ("github.com/CycloneDX/cyclonedx-go", "v0.9.3")
 CLOUDNATIVE_PG = ("github.com/cloudnative-pg/cloudnative-pg", "v1.27.0")
 

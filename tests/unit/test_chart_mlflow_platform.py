@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -93,7 +94,9 @@ SETS = {
 }
 
 
+@functools.cache
 def rendered(case: str, *more: str) -> list[Manifest]:
+    """The objects of a case with more settings; shared, so not to be changed."""
     profile, settings = CASES[case]
     return CHART.render(CHART.values(profile=profile, settings=[*settings, *more]))
 
