@@ -58,9 +58,14 @@ def _built_in(
             yield kind["group"], kind["version"], kind["kind"], schema
 
 
+def definitions() -> list[Path]:
+    """The files of the operators' CustomResourceDefinitions, one kind each."""
+    return [go.module(path, version) / file for (path, version), file in _CRDS]
+
+
 def _custom(known: Mapping[str, Json]) -> Iterator[tuple[str, str, str, Json]]:
-    for (path, version), file in _CRDS:
-        crd = yaml.load((go.module(path, version) / file).read_text("utf-8"), Loader=yaml.CSafeLoader)["spec"]
+    for file in definitions():
+        crd = yaml.load(file.read_text("utf-8"), Loader=yaml.CSafeLoader)["spec"]
         for served in crd["versions"]:
             schema = strict(served["schema"]["openAPIV3Schema"])
             # A CRD says nothing of `metadata`: the API server adds what it knows of any object.
