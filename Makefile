@@ -15,9 +15,12 @@ ARGS ?= tests --ignore=tests/cluster
 # Options of `make deploy` and of `make undeploy`.
 DEPLOY ?=
 UNDEPLOY ?=
-# What `make render` is to print: local, small or production. OUT is a folder to write it to.
+# What `make render` is to print: local, small or production. OUT is a folder to write it to; for
+# `make sbom`, a file.
 PROFILE ?= small
 OUT ?=
+# The image as docker or buildah saves it, for `make sbom`.
+IMAGE ?=
 
 # Stamps inside .venv: an install happens again when its lock has changed.
 VENV := .venv/.made
@@ -25,7 +28,7 @@ RUNTIME := .venv/.runtime
 PROJECT := .venv/.project
 DEV := .venv/.dev
 
-.PHONY: help up down status render deploy undeploy manifests test test-cluster soak check bench lint docs lock
+.PHONY: help up down status render deploy undeploy manifests test test-cluster soak check bench lint docs sbom lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +76,10 @@ bench: $(DEV) $(PROJECT) ## Measure against the bars that the documents promise
 
 docs: $(RUNTIME) $(PROJECT) ## Write the reference pages from the models and commands
 	@$(BIN)/python -m mlflow_platform.cli.reference
+
+sbom: $(DEV) $(PROJECT) ## List what the image contains as CycloneDX, to OUT (IMAGE=archive.tar: Debian's packages too)
+	@$(BIN)/python platform/sbom.py $(IMAGE) >'$(or $(OUT),sbom.cdx.json)' || \
+	  { rm -f '$(or $(OUT),sbom.cdx.json)'; exit 1; }
 
 # Locks hold versions and hashes, no address: they install from any index. A present lock is the
 # starting point, so that a new dependency moves no other; UPGRADE=1 moves all to the latest.

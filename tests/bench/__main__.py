@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import scale, startup, throughput
+from tests.bench import render, scale, startup, throughput
 
 
 def with_stack(measure: Callable[[Stack, Path], bool]) -> bool:
@@ -29,6 +29,7 @@ def with_stack(measure: Callable[[Stack, Path], bool]) -> bool:
 
 BENCHMARKS: dict[str, Callable[[], bool]] = {
     "startup": lambda: startup.main(dict(os.environ)),
+    "render": lambda: render.main(dict(os.environ)),
     "scale": lambda: with_stack(
         lambda stack, scratch: scale.main({**os.environ, **stack.endpoints().environment()}, scratch)
     ),

@@ -39,7 +39,10 @@ def test_from_an_empty_namespace_and_again_and_away_and_back(node: clusters.Clus
     assert state(node, restricted) == before
 
     ask(node, restricted, "/api/2.0/mlflow/experiments/create", {"name": "kept"})
-    assert "mlflow" in ask(node, restricted, "/metrics") or "flask" in ask(node, restricted, "/metrics")
+    # What the chart's alerts and dashboard ask for.
+    metrics = ask(node, restricted, "/metrics")
+    assert "mlflow_http_request_total{" in metrics
+    assert "mlflow_http_request_duration_seconds_bucket{" in metrics
 
     gone = mlplatform(node, "undeploy", "-n", restricted)
     assert gone.returncode == 0, gone.stderr
@@ -80,6 +83,7 @@ def test_a_pod_that_cannot_start_stops_it_with_its_words_and_a_re_run_goes_on(
         "the cluster knows no Cluster (postgresql.cnpg.io/v1)",
         "it comes with the CloudNativePG operator",
         "the cluster knows no ServiceMonitor",
+        "the cluster knows no PrometheusRule",
         f"there is no Secret mine in namespace {restricted}",
         "--from-file=flaskSecretKey=FILE",
     ):

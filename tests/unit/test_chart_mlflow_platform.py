@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from mlflow_platform.chart import Manifest, Release, find_chart, reference
 from mlflow_platform.cli.chart import render_command
 from mlflow_platform.deploy import smoke
+from mlflow_platform.deploy.phases import secrets_of
 from mlflow_platform.errors import BadInput
 from tests import golden_files
 
@@ -42,7 +44,9 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "store.external.endpoint=http://minio:9000",
             "auth.existingSecret=logins",
             "image.pullSecrets=[{name: reg}]",
+            f"image.digest=sha256:{'0' * 64}",
             "labels={team: ml}",
+            "annotations={example.com/owner: ml}",
             "server.extraEnv=[{name: A, value: b}]",
             "server.jobs={enabled: true, redis: {existingSecret: redis, port: 6380}}",
             "database.maxConnections=250",
@@ -88,13 +92,17 @@ SETS = {
         ("Cluster", "mlflow-postgres"),
         ("HTTPRoute", "mlflow"),
         ("ServiceMonitor", "mlflow-server"),
+        ("PrometheusRule", "mlflow-server"),
+        ("ConfigMap", "mlflow-dashboard"),
     },
     "external": COMMON
     | {("Ingress", "mlflow"), ("Deployment", "mlflow-jobs"), ("NetworkPolicy", "mlflow-jobs")},
 }
 
 
+@functools.cache
 def rendered(case: str, *more: str) -> list[Manifest]:
+    """The objects of a case with more settings; shared, so not to be changed."""
     profile, settings = CASES[case]
     return CHART.render(CHART.values(profile=profile, settings=[*settings, *more]))
 
@@ -176,6 +184,91 @@ def test_no_secret_stands_in_an_object(case: str) -> None:
             for variable in container.get("env", []):
                 if any(word in variable["name"] for word in ("PASSWORD", "SECRET", "KEY", "PASSPHRASE")):
                     assert set(variable) == {"name", "valueFrom"}
+
+
+#: Each workload that the chart runs: the values that are its own, and the component of its pods.
+WORKLOADS = {
+    "server": ("server",),
+    "jobs": ("bootstrap", "migrate"),
+    "database.bundled": ("postgres",),
+    "store.bundled": ("store",),
+}
+
+
+@pytest.mark.parametrize("values", WORKLOADS)
+def test_every_workload_is_placed_and_marked_as_its_values_say(values: str) -> None:
+    affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    placement = {
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "affinity": affinity,
+        "priorityClassName": "high",
+    }
+    marks = {"podLabels": {"team": "ml"}, "podAnnotations": {"sidecar.istio.io/inject": "false"}}
+    settings = [f"{values}.{name}={json.dumps(value)}" for name, value in {**placement, **marks}.items()]
+    found = {
+        t["metadata"]["labels"]["app.kubernetes.io/component"]: t
+        for t in pods(rendered("default", *settings))
+    }
+    assert set(found) == {component for components in WORKLOADS.values() for component in components}
+    for component, template in found.items():
+        mine = component in WORKLOADS[values]
+        assert {k: template["spec"].get(k) for k in placement} == (
+            placement if mine else dict.fromkeys(placement)
+        )
+        assert (template["metadata"]["labels"].get("team") == "ml") == mine
+        annotations = template["metadata"].get("annotations", {})
+        assert ("sidecar.istio.io/inject" in annotations) == mine
+
+
+@pytest.mark.parametrize("values", ["server", "jobs"])
+def test_environment_and_volumes_reach_every_container_that_asks_the_database(values: str) -> None:
+    """A client certificate for the database is a volume and some of libpq's variables."""
+    extra = {
+        "extraEnv": [{"name": "PGSSLCERT", "value": "/client/tls.crt"}],
+        "extraVolumes": [{"name": "client", "secret": {"secretName": "client"}}],
+        "extraVolumeMounts": [{"name": "client", "mountPath": "/client"}],
+    }
+    settings = [f"{values}.{name}={json.dumps(value)}" for name, value in extra.items()]
+    component = {"server": "server", "jobs": "migrate"}[values]
+    for template in pods(rendered("default", *settings)):
+        spec, mine = (
+            template["spec"],
+            template["metadata"]["labels"]["app.kubernetes.io/component"] == component,
+        )
+        assert (extra["extraVolumes"][0] in spec.get("volumes", [])) == mine
+        for container in spec["containers"] + spec.get("initContainers", []):
+            assert (extra["extraEnv"][0] in container.get("env", [])) == mine
+            assert (extra["extraVolumeMounts"][0] in container.get("volumeMounts", [])) == mine
+
+
+def test_common_labels_annotations_and_the_digest_are_everywhere() -> None:
+    manifests = rendered("external")
+    for m in manifests:
+        assert m.object["metadata"]["labels"]["team"] == "ml"
+        assert m.object["metadata"]["annotations"]["example.com/owner"] == "ml"
+    (ingress,) = (m.object for m in manifests if m.kind == "Ingress")
+    assert ingress["metadata"]["annotations"]["cert-manager.io/cluster-issuer"] == "le"
+    for template in pods(manifests):
+        for container in template["spec"]["containers"] + template["spec"].get("initContainers", []):
+            assert container["image"] == f"mlflow-platform:3.17.2@sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_container_says_what_it_needs_of_cpu_memory_and_disk(case: str) -> None:
+    for template in pods(rendered(case)):
+        for container in template["spec"]["containers"] + template["spec"].get("initContainers", []):
+            assert set(container["resources"]["requests"]) == {"cpu", "memory", "ephemeral-storage"}
+            assert set(container["resources"]["limits"]) == {"memory", "ephemeral-storage"}
+
+
+def test_existing_secrets_are_used_wherever_a_secret_is_read() -> None:
+    """Nothing makes a Secret then, and none but those that were named is read."""
+    named = {"auth.existingSecret": "a", "database.existingSecret": "d", "store.existingSecret": "s"}
+    manifests = rendered("default", *(f"{k}={v}" for k, v in named.items()))
+    assert not any("bootstrap" in m.name for m in manifests)
+    read = {name for m in manifests for name in secrets_of(m.object)}
+    assert read == set(named.values())
 
 
 def test_release_and_namespace_are_everywhere() -> None:
@@ -266,6 +359,10 @@ def test_a_changed_configuration_rolls_the_pods_and_repeats_no_job() -> None:
         (
             ["server.drainSeconds=60"],
             "server.terminationGraceSeconds 60 must be more than three times server.drainSeconds 60",
+        ),
+        (
+            ["database.cloudnativePg.extraSpec={storage: {size: 1Gi}}"],
+            "database.cloudnativePg.extraSpec.storage is the chart's own",
         ),
         (
             ["server.replicas=5"],

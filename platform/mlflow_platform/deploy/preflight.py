@@ -15,6 +15,7 @@ PROVIDERS = {
     "Cluster": ("the CloudNativePG operator", "database.mode=bundled or external"),
     "HTTPRoute": ("the Gateway API", "gateway.enabled=false"),
     "ServiceMonitor": ("the Prometheus operator", "server.metrics.serviceMonitor=false"),
+    "PrometheusRule": ("the Prometheus operator", "server.metrics.prometheusRule=false"),
 }
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 

@@ -106,7 +106,7 @@ class Kind(ABC):
     def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:
         """Carry out one change. Safe to repeat after a kill at any point, once planned again."""
 
-    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:  # noqa: ARG002
+    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:
         """Why a planned change would be refused, as far as it tells by itself; None where nothing does.
 
         Pure, so that a plan can say it; `execute` says the same before its first call.
@@ -118,7 +118,7 @@ class Kind(ABC):
         """The document that declares an observed object as it is; None for what is not declarable
         (MLflow's own objects). The plan of the result is empty."""
 
-    def left_out(self, observed: Observed) -> str | None:  # noqa: ARG002
+    def left_out(self, observed: Observed) -> str | None:
         """What `document` leaves out of a document, or that it gives none, in a sentence; None where
         nothing is lost that a person put there."""
         return None

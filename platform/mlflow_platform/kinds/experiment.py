@@ -112,7 +112,7 @@ class Experiment(Kind):
                     handle["deleted"] = True
                 yield Observed(key, fields, Mark.from_text(mark), soft_deleted=deleted, handle=handle)
 
-    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:  # noqa: ARG002
+    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:
         if header is not None and change.action in (Action.CREATE, Action.REPLACE) and change.new(*LOCATION):
             raise Rejected(
                 f"{change.key}: artifactLocation is not allowed where workspaces are on",

@@ -33,11 +33,11 @@ class ExperimentSet(Kind):
                 allow_replace=document.allow_replace,
             )
 
-    def observe(self, snapshot: Snapshot, wanted: Sequence[Desired]) -> Iterable[Observed]:  # noqa: ARG002
+    def observe(self, snapshot: Snapshot, wanted: Sequence[Desired]) -> Iterable[Observed]:
         return ()
 
-    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:  # noqa: ARG002
+    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:
         raise Rejected(f"{change.key}: a set is no object of MLflow; its members are")
 
-    def document(self, observed: Observed) -> Json | None:  # noqa: ARG002
+    def document(self, observed: Observed) -> Json | None:
         return None

@@ -13,23 +13,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Json
 from mlflow_platform.kinds.lists import PROMPT_TAG
-from mlflow_platform.kinds.tagged import check_optional, declared_tags, tag_map
-from mlflow_platform.kinds.versioned import (
-    ALIASES,
-    BY_KEY,
-    DESCRIPTION,
-    KEY_TAG,
-    VERSIONS,
-    Fields,
-    Versioned,
-    declared_version,
-)
+from mlflow_platform.kinds.tagged import tag_map
+from mlflow_platform.kinds.versioned import KEY_TAG, Versioned
+from mlflow_platform.kinds.versioned_document import BY_KEY, VERSIONS, Fields, versioned_traits
 from mlflow_platform.model.base import Document
 from mlflow_platform.model.prompt import Prompt as PromptDocument
-from mlflow_platform.plan.objects import Desired, Key, Path, Traits, Value
+from mlflow_platform.plan.objects import Desired, Traits, Value
 
 #: mlflow/prompt/constants.py: PROMPT_TEXT_TAG_KEY, PROMPT_TYPE_TAG_KEY and
 #: _CLIENT_PROMPT_SOURCE_PLACEHOLDER; MLflow takes no other source of a prompt.
@@ -53,45 +44,16 @@ class Prompt(Versioned):
     prompts: ClassVar[bool] = True
     version_text: ClassVar[str] = "commitMessage"
     undeclarable: ClassVar[str] = "its content is no text, nor messages of a role and a text each"
-    traits: ClassVar[Traits] = Traits(
-        rank=30,
-        immutable=((VERSIONS, "*", "template"), (VERSIONS, "*", "type")),
-        optional=(
-            DESCRIPTION,
-            ("tags", "*"),
-            (ALIASES, "*"),
-            (VERSIONS, "*", "commitMessage"),
-            (VERSIONS, "*", "tags", "*"),
-        ),
-        remedy={(VERSIONS, "*", "template"): _NEW_TEXT, (VERSIONS, "*", "type"): _NEW_TEXT},
-    )
+    traits: ClassVar[Traits] = versioned_traits("template", "type", text=version_text, remedy=_NEW_TEXT)
 
     def desired(self, document: Document) -> Iterator[Desired]:
         assert isinstance(document, PromptDocument)  # noqa: S101 - the registry of kinds pairs them
-        spec = document.spec
-        fields: dict[Path, Value] = declared_tags(spec.tags)
-        if spec.description is not None:
-            fields[DESCRIPTION] = spec.description or None
-        for version in spec.versions:
-            content: dict[str, Value] = {
-                "type": TEXT if version.messages is None else CHAT,
-                "template": version.content,
-            }
-            if version.commitMessage is not None:
-                content["commitMessage"] = version.commitMessage or None
-            fields.update(declared_version(version.key, version.tags, content))
-        fields.update({(ALIASES, alias): f"{BY_KEY}{to.key}" for alias, to in spec.aliases.items()})
-        check_optional(fields, self.traits)
-        yield Desired(
-            key=Key(self.name, spec.workspace, spec.name or document.metadata.name),
-            origin=document.origin,
-            fields=fields,
-            requires=access.in_workspace(spec.workspace),
-            deletion=spec.deletionPolicy,
-            observe_only=spec.managementPolicy == "ObserveOnly",
-            allow_replace=document.allow_replace,
-            initial=frozenset((ALIASES, a) for a, t in spec.aliases.items() if t.drift == "Ignore"),
-        )
+        contents: dict[str, dict[str, Value]] = {
+            version.key: {"type": TEXT if version.messages is None else CHAT, "template": version.content}
+            for version in document.spec.versions
+        }
+        aliases = {alias: f"{BY_KEY}{to.key}" for alias, to in document.spec.aliases.items()}
+        yield self.declared(document, contents, aliases)
 
     def pair(self, wanted: Fields, found: Sequence[Json]) -> dict[str, Json]:
         paired = super().pair(wanted, found)
@@ -121,7 +83,7 @@ class Prompt(Versioned):
         content = self.content(version, tag_map(version.get("tags")))
         return content["type"], content["template"]
 
-    def content(self, version: Json, tags: Mapping[str, str]) -> dict[str, Value]:  # noqa: ARG002
+    def content(self, version: Json, tags: Mapping[str, str]) -> dict[str, Value]:
         text = tags.get(TEXT_TAG, "")
         if tags.get(TYPE_TAG) != CHAT:
             return {"type": TEXT, "template": text}

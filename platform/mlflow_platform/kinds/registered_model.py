@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from mlflow_platform.kinds import access
 from mlflow_platform.kinds.base import Json
-from mlflow_platform.kinds.tagged import check_optional, declared_tags
-from mlflow_platform.kinds.versioned import (
-    ALIASES,
-    BY_KEY,
-    BY_NUMBER,
-    DESCRIPTION,
-    VERSIONS,
-    Versioned,
-    declared_version,
-)
+from mlflow_platform.kinds.versioned import Versioned
+from mlflow_platform.kinds.versioned_document import BY_KEY, BY_NUMBER, versioned_traits
 from mlflow_platform.model.base import Document
 from mlflow_platform.model.registered_model import RegisteredModel as RegisteredModelDocument
-from mlflow_platform.plan.objects import Desired, Key, Path, Traits, Value
+from mlflow_platform.plan.objects import Desired, Traits, Value
 
 #: The tag of a version that holds the source as its document has it: MLflow resolves an alias in a
 #: `models:/` source, and keeps the number (mlflow/server/handlers.py:
@@ -41,46 +32,20 @@ class RegisteredModel(Versioned):
     prompts: ClassVar[bool] = False
     version_text: ClassVar[str] = "description"
     undeclarable: ClassVar[str] = "no source that a document takes"
-    traits: ClassVar[Traits] = Traits(
-        rank=30,
-        immutable=((VERSIONS, "*", "source"), (VERSIONS, "*", "runId")),
-        optional=(
-            DESCRIPTION,
-            ("tags", "*"),
-            (ALIASES, "*"),
-            (VERSIONS, "*", "description"),
-            (VERSIONS, "*", "tags", "*"),
-        ),
-        remedy={(VERSIONS, "*", "source"): _OTHER_KEY, (VERSIONS, "*", "runId"): _OTHER_KEY},
-    )
+    traits: ClassVar[Traits] = versioned_traits("source", "runId", text=version_text, remedy=_OTHER_KEY)
 
     def desired(self, document: Document) -> Iterator[Desired]:
         assert isinstance(document, RegisteredModelDocument)  # noqa: S101 - the registry of kinds pairs them
-        spec = document.spec
-        fields: dict[Path, Value] = declared_tags(spec.tags)
-        if spec.description is not None:
-            fields[DESCRIPTION] = spec.description or None
-        for version in spec.versions:
-            content: dict[str, Value] = {"source": version.source}
+        contents: dict[str, dict[str, Value]] = {}
+        for version in document.spec.versions:
+            contents[version.key] = {"source": version.source}
             if version.runId is not None:
-                content["runId"] = version.runId
-            if version.description is not None:
-                content["description"] = version.description or None
-            fields.update(declared_version(version.key, version.tags, content))
-        for alias, target in spec.aliases.items():
-            by_key = target.version is None
-            fields[(ALIASES, alias)] = f"{BY_KEY}{target.key}" if by_key else f"{BY_NUMBER}{target.version}"
-        check_optional(fields, self.traits)
-        yield Desired(
-            key=Key(self.name, spec.workspace, spec.name or document.metadata.name),
-            origin=document.origin,
-            fields=fields,
-            requires=access.in_workspace(spec.workspace),
-            deletion=spec.deletionPolicy,
-            observe_only=spec.managementPolicy == "ObserveOnly",
-            allow_replace=document.allow_replace,
-            initial=frozenset((ALIASES, a) for a, t in spec.aliases.items() if t.drift == "Ignore"),
-        )
+                contents[version.key]["runId"] = version.runId
+        aliases = {
+            alias: f"{BY_KEY}{to.key}" if to.version is None else f"{BY_NUMBER}{to.version}"
+            for alias, to in document.spec.aliases.items()
+        }
+        yield self.declared(document, contents, aliases)
 
     def content(self, version: Json, tags: Mapping[str, str]) -> dict[str, Value]:
         return {

@@ -104,7 +104,7 @@ class MLflowRole(Kind):
             nowhere = {} if workspace in snapshot.workspaces else {_NOWHERE: True}
             yield Observed(key, fields, handle={"role_id": role["id"], **nowhere})
 
-    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:  # noqa: ARG002
+    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:
         if change.action is Action.DELETE:
             access.remove(api, "DELETE", "api/3.0/mlflow/roles/delete", {"role_id": change.handle["role_id"]})
             return

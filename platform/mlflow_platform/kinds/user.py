@@ -80,7 +80,7 @@ class MLflowUser(Kind):
             )
         return None
 
-    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:  # noqa: ARG002
+    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:
         access.refuse(self.review(change, secrets))
         username = change.key.name
         if change.action is Action.DELETE:

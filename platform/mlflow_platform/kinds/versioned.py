@@ -10,30 +10,28 @@ document gives it another one.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mlflow_platform.errors import Problem, Rejected
 from mlflow_platform.kinds import access
-from mlflow_platform.kinds.base import Api, Json, Kind, Snapshot
-from mlflow_platform.kinds.declared import (
-    common_document,
-    importable,
-    importable_text,
-    listed,
-    lost_tags,
-    lost_text,
-    sentence,
-)
+from mlflow_platform.kinds.base import Api, Json, Snapshot
 from mlflow_platform.kinds.lists import registered, versions
 from mlflow_platform.kinds.tagged import (
     check_created,
-    declared_tags,
     gone_tags,
     new_tags,
     stale_mark,
     tag_list,
     tag_map,
+)
+from mlflow_platform.kinds.versioned_document import (
+    ALIASES,
+    BY_KEY,
+    BY_NUMBER,
+    DESCRIPTION,
+    VERSIONS,
+    Fields,
+    VersionedDocument,
 )
 from mlflow_platform.plan.objects import (
     MARK_TAG,
@@ -46,34 +44,19 @@ from mlflow_platform.plan.objects import (
     Observed,
     Path,
     Value,
-    short,
 )
 
 #: The tag of a version that holds the key by which its document names it.
 KEY_TAG = "mlplatform.io/key"
-DESCRIPTION: Path = ("description",)
-VERSIONS = "versions"
-ALIASES = "aliases"
 #: In a handle: the name is that of a prompt where a model is wanted, or the other way round.
 _TAKEN = "taken"
-BY_KEY, BY_NUMBER = "key:", "version:"
 
-#: model/registered_model.py and model/prompt.py: most versions and aliases of a document.
-_MAX_VERSIONS, _MAX_ALIASES = 200, 64
 _MODELS = "api/2.0/mlflow/registered-models/"
 _VERSIONS = "api/2.0/mlflow/model-versions/"
 
-Fields = Mapping[Path, Value]
 
-
-class Versioned(Kind):
+class Versioned(VersionedDocument):
     """Registered models, of which prompts are a sort."""
-
-    prompts: ClassVar[bool]
-    version_text: ClassVar[str]
-    """What a document calls the description of a version."""
-    undeclarable: ClassVar[str]
-    """Why `version_document` gives none."""
 
     @abstractmethod
     def content(self, version: Json, tags: Mapping[str, str]) -> dict[str, Value]:
@@ -83,15 +66,7 @@ class Versioned(Kind):
     def creation(self, content: Mapping[str, Value]) -> Json:
         """The fields of the call that makes a version, `tags` as a mapping."""
 
-    @abstractmethod
-    def version_document(self, content: Mapping[str, Value]) -> Json | None:
-        """The fields of a version in a document; None where it cannot be declared."""
-
-    def lost_settings(self, version: Fields) -> list[str]:  # noqa: ARG002 - prompts do
-        """What people set of a version and no document can declare; paths without `versions` and the key."""
-        return []
-
-    def pair(self, wanted: Fields, found: Sequence[Json]) -> dict[str, Json]:  # noqa: ARG002 - prompts do
+    def pair(self, wanted: Fields, found: Sequence[Json]) -> dict[str, Json]:
         """The version that each key means; `wanted` are the fields of the document."""
         paired: dict[str, Json] = {}
         for version in sorted(found, key=_number):
@@ -129,7 +104,7 @@ class Versioned(Kind):
             if key.name in names:
                 yield Observed(key, {}, absent=True, handle={_TAKEN: True})
 
-    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:  # noqa: ARG002
+    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:
         if not change.handle.get(_TAKEN):
             return None
         mine, other = ("prompt", "registered model") if self.prompts else ("registered model", "prompt")
@@ -297,102 +272,6 @@ class Versioned(Kind):
                 call.send("POST", _VERSIONS + "set-tag", version=number, key=KEY_TAG, value=value)
             elif path[0] == "tags":
                 call.send("POST", _VERSIONS + "set-tag", version=number, key=path[1], value=value)
-
-    def document(self, observed: Observed) -> Json | None:
-        return common_document(observed, self._imported(observed)[0])
-
-    def left_out(self, observed: Observed) -> str | None:
-        fields = observed.fields
-        lost = [
-            *lost_text(fields.get(DESCRIPTION)),
-            *lost_tags((p[1], v) for p, v in fields.items() if p[0] == "tags"),
-            *self._imported(observed)[1],
-        ]
-        ours = observed.mark.paths if observed.mark else ()
-        aliases = sorted(p[1] for p in fields if p[0] == ALIASES and short(p) in ours)
-        unknown = [f"whether {listed('alias', aliases, 'es')} had `drift: Ignore`"] if aliases else []
-        return sentence(observed, lost, unknown)
-
-    def _imported(self, observed: Observed) -> tuple[Json, list[str]]:
-        """Tags, versions and aliases of a document, and what is left out of the last two."""
-        fields = observed.fields
-        spec: Json = {}
-        lost: list[str] = []
-        if tags := importable((p[1], v) for p, v in fields.items() if p[0] == "tags"):
-            spec["tags"] = tags
-        numbers: Mapping[str, str] = observed.handle.get("numbers") or {}
-        of_versions: dict[str, dict[Path, Value]] = {}
-        for path, value in fields.items():
-            if path[0] == VERSIONS:
-                of_versions.setdefault(path[1], {})[path[2:]] = value
-        declared: list[Json] = []
-        for key in sorted(numbers, key=lambda k: int(numbers[k])):
-            of_version = of_versions.get(key, {})
-            version, of = self._import(key, of_version), f" of version {numbers[key]}"
-            twin = _twin(version, declared) if version and self.prompts else None
-            if version is None:
-                lost.append(f"version {numbers[key]} ({self.undeclarable})")
-            elif twin:
-                lost.append(f"version {numbers[key]} (the same content as version {numbers[twin]})")
-            else:
-                declared.append(version)
-                lost += lost_text(of_version.get((self.version_text,)), self.version_text, of)
-                lost += lost_tags(((p[1], v) for p, v in of_version.items() if p[0] == "tags"), of)
-                lost += [f"{what}{of}" for what in self.lost_settings(of_version)]
-        if len(declared) > _MAX_VERSIONS:
-            older = len(declared) - _MAX_VERSIONS
-            lost.append(f"its {older} oldest version(s) (a document takes {_MAX_VERSIONS})")
-            declared = declared[-_MAX_VERSIONS:]
-        if declared:
-            spec["versions"] = declared
-        aliases, lost_aliases = self._import_aliases(fields, numbers, {v["key"] for v in declared})
-        if aliases:
-            spec["aliases"] = aliases
-        return spec, lost + lost_aliases
-
-    def _import_aliases(
-        self, fields: Fields, numbers: Mapping[str, str], keys: Collection[str]
-    ) -> tuple[Json, list[str]]:
-        aliases: Json = {}
-        lost: list[str] = []
-        for path, value in sorted((p, str(v)) for p, v in fields.items() if p[0] == ALIASES):
-            key = value.removeprefix(BY_KEY)
-            number = numbers.get(key) or value.removeprefix(BY_NUMBER)
-            if len(aliases) == _MAX_ALIASES:
-                lost.append(f"the alias {path[1]} (a document takes {_MAX_ALIASES})")
-            elif key in keys:
-                aliases[path[1]] = {"key": key}
-            elif self.prompts:
-                lost.append(f"the alias {path[1]} (of version {number}, which is left out)")
-            else:
-                aliases[path[1]] = {"version": int(number)}
-        return aliases, lost
-
-    def _import(self, key: str, fields: Fields) -> Json | None:
-        """A version as a document declares it, from its fields without `versions` and the key."""
-        content = self.version_document({p[0]: v for p, v in fields.items() if len(p) == 1})
-        if content is None:
-            return None
-        version = {"key": key, **content}
-        if text := importable_text(fields.get((self.version_text,))):
-            version[self.version_text] = text
-        if tags := importable((p[1], v) for p, v in fields.items() if p[0] == "tags"):
-            version["tags"] = tags
-        return version
-
-
-def declared_version(key: str, tags: Mapping[str, str], content: Mapping[str, Value]) -> dict[Path, Value]:
-    """The fields of a declared version."""
-    fields: dict[Path, Value] = {(VERSIONS, key, "key"): key}
-    fields.update({(VERSIONS, key, name): value for name, value in content.items()})
-    fields.update(declared_tags(tags, (VERSIONS, key)))
-    return fields
-
-
-def _twin(version: Json, others: Iterable[Json]) -> str | None:
-    """The key of the one of the others that has the same content."""
-    content = ("template", "messages")
-    return next((o["key"] for o in others if all(version.get(c) == o.get(c) for c in content)), None)
 
 
 def default_key(version: Json) -> str:

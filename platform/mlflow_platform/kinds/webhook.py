@@ -73,7 +73,7 @@ class Webhook(Kind):
             allow_replace=document.allow_replace,
         )
 
-    def observe(self, snapshot: Snapshot, wanted: Sequence[Desired]) -> Iterable[Observed]:  # noqa: ARG002
+    def observe(self, snapshot: Snapshot, wanted: Sequence[Desired]) -> Iterable[Observed]:
         for workspace in snapshot.workspaces:
             by_name: dict[str, list[Json]] = {}
             for webhook in _all(snapshot, workspace):
@@ -81,7 +81,7 @@ class Webhook(Kind):
             for name, found in by_name.items():
                 yield _observed(Key(self.name, workspace, name), found)
 
-    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:  # noqa: ARG002
+    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:
         ids = change.handle.get("ids", ())
         if len(ids) > 1:
             return _several(change.key, ids)

@@ -61,14 +61,14 @@ class Workspace(Kind):
                 },
             )
 
-    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:  # noqa: ARG002
+    def review(self, change: Change, secrets: Mapping[Path, str]) -> Problem | None:
         if change.action is Action.DELETE and change.key.name == DEFAULT:
             return Problem(
                 "the workspace 'default' cannot be deleted", "set deletionPolicy: Retain on its document"
             )
         return None
 
-    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:  # noqa: ARG002
+    def execute(self, api: Api, change: Change, secrets: Mapping[Path, str], header: str | None) -> None:
         access.refuse(self.review(change, secrets))
         name = change.key.name
         if change.action is Action.DELETE:

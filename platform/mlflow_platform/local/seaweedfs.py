@@ -39,7 +39,7 @@ class SeaweedFS:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.settings.ports['s3']}"
 
-    def prepare(self, run: RunToEnd, say: Callable[[str], None]) -> Command:  # noqa: ARG002
+    def prepare(self, run: RunToEnd, say: Callable[[str], None]) -> Command:  # noqa: ARG002 - the signature of a Service
         base = self.folder.root / "s3"
         (base / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
         # `mini` remembers its flags in this file and would read old ports from it.
