@@ -76,6 +76,7 @@ bench: $(DEV) $(PROJECT) ## Measure against the bars that the documents promise
 
 docs: $(RUNTIME) $(PROJECT) ## Write the reference pages from the models and commands
 	@$(BIN)/python -m mlflow_platform.cli.reference
+	@$(BIN)/python -m mlflow_platform.chart.reference
 
 sbom: $(DEV) $(PROJECT) ## List what the image contains as CycloneDX, to OUT (IMAGE=archive.tar: Debian's packages too)
 	@$(BIN)/python platform/sbom.py $(IMAGE) >'$(or $(OUT),sbom.cdx.json)' || \

@@ -26,7 +26,7 @@ from mlflow_platform.local import Stack
 from mlflow_platform.local.credentials import load
 from mlflow_platform.local.ports import choose
 from mlflow_platform.local.postgres import Postgres
-from mlflow_platform.server import auth, migrate, roles, store_keys
+from mlflow_platform.server import auth, database, migrate, roles, store_keys
 
 DATABASE, OWNER, ADMINISTRATOR = "rotated", "rotated_first", "rotated_administrator"
 PASSWORDS = {name: f"{name}-password-0" for name in (OWNER, ADMINISTRATOR)}
@@ -122,7 +122,7 @@ def test_a_login_without_the_right_is_told_what_to_bring(login: Login) -> None:
 
 
 def test_a_role_is_not_retired_under_a_backup(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = migrate.LOCK
+    key = database.LOCK
     with psycopg.connect(autocommit=True) as backup:
         backup.execute("select pg_advisory_lock(%s)", (key,))
         login(ADMINISTRATOR, PASSWORDS[ADMINISTRATOR])

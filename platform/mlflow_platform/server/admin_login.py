@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from mlflow_platform.errors import EXIT_USAGE, PlatformError, Rejected, Transient
-from mlflow_platform.server.migrate import say
+from mlflow_platform.server.database import say
 
 #: How long a server may take to know of a changed Secret and to forget what it has cached, in seconds:
 #: kubelet looks once a minute and up to half of that later (syncFrequency), and the cache is the chart's

@@ -20,7 +20,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlflow_platform.errors import EXIT_USAGE, BadInput, Fatal, PlatformError, Rejected
-from mlflow_platform.server.migrate import TRACKING, connected, lock, say
+from mlflow_platform.server.database import connected, lock, say
+from mlflow_platform.server.schemas import TRACKING
 
 if TYPE_CHECKING:
     import psycopg

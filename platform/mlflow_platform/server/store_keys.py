@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 from mlflow_platform.errors import EXIT_USAGE, PlatformError, Rejected, Transient
-from mlflow_platform.server.migrate import connected, lock, say
+from mlflow_platform.server.database import connected, lock, say
 
 #: The bundled store's user, whose pairs these are (chart: store.yaml.j2).
 USER = "mlflow"
