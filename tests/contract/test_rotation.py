@@ -26,7 +26,7 @@ from mlflow_platform.local import Stack
 from mlflow_platform.local.credentials import load
 from mlflow_platform.local.ports import choose
 from mlflow_platform.local.postgres import Postgres
-from mlflow_platform.server import auth, database, migrate, roles, store_keys
+from mlflow_platform.server import auth, database, roles, store_keys
 
 DATABASE, OWNER, ADMINISTRATOR = "rotated", "rotated_first", "rotated_administrator"
 PASSWORDS = {name: f"{name}-password-0" for name in (OWNER, ADMINISTRATOR)}
