@@ -209,6 +209,13 @@ def test_servers_stay_ready_and_log_on_while_the_store_is_away(live: Release, tm
     assert restarts(live) == 0
 
 
+def test_two_postgres_never_run_on_one_volume(live: Release) -> None:
+    """A second one waits for the lock of the first, wherever it runs."""
+    lock = ["flock", "--nonblock", "--conflict-exit-code", "9", "/var/lib/postgresql/data/.mlplatform-lock"]
+    second = live.node.try_kubectl("-n", live.namespace, "exec", "mlflow-postgres-0", "--", *lock, "true")
+    assert "exit code 9" in second.stderr
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_soak_changes_fail_no_request(live: Release, tmp_path: Path) -> None:
