@@ -18,6 +18,8 @@ import pytest
 import urllib3
 from botocore.exceptions import ClientError
 
+from mlflow_platform import chart
+from tests.cluster import clusters
 from tests.cluster.acknowledged import failures
 from tests.cluster.release import Release, deploy, mlplatform
 from tests.cluster.test_load import PATIENCE, kubectl, logging, pods, report, restarts, until
@@ -183,13 +185,38 @@ def test_killed_at_one_write_after_the_other_it_is_finished(live: Release, tmp_p
     nothing_is_left(live, {"admin": "auth"}.get(what, what))
 
 
-def test_what_it_cannot_do_is_said(live: Release) -> None:
-    refused = mlplatform(live.node, "rotate", "database", "-n", "nowhere")
-    assert refused.returncode == 1
-    assert "there is no release mlflow in namespace nowhere" in refused.stderr
-    refused = mlplatform(live.node, "rotate", "store", "-n", live.namespace, "--from-secret", "absent")
-    assert refused.returncode == 1
-    assert "there is no Secret absent" in refused.stderr
+def test_what_it_cannot_do_is_said(control_plane: clusters.Kubernetes) -> None:
+    def refused(*arguments: str) -> str:
+        done = mlplatform(control_plane, "rotate", *arguments, "-n", "refusals")
+        assert done.returncode == 1, done.stdout
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def server(*settings: str, **metadata: Any) -> None:
+        """The servers' Deployment with these values, and the database's Secret with this metadata."""
+        found_chart = chart.find_chart()
+        manifests = found_chart.render(
+            found_chart.values(settings=settings), chart.Release("mlflow", "refusals")
+        )
+        (found,) = (m.object for m in manifests if m.kind == "Deployment")
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mlflow-database", **metadata}}
+        content = {"stringData": {"username": "mlflow", "password": "not to be shown"}}
+        keys = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}}
+        pair = {"stringData": {"accessKeyId": "mine", "secretAccessKey": "not to be shown"}}
+        control_plane.apply(found, {**secret, **content}, {**keys, **pair}, namespace="refusals")
+
+    control_plane.kubectl("create", "namespace", "refusals")
+    assert "there is no release mlflow in namespace refusals" in refused("database")
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "the-owner", "uid": "0"}
+    server("store.existingSecret=mine", ownerReferences=[owner])
+    assert "Secret mlflow-database belongs to ConfigMap the-owner" in refused("database")
+    assert "there is no Secret mlflow-auth in namespace refusals" in refused("admin")
+    server("store.mode=external", "store.existingSecret=mine", "store.external.endpoint=http://s3:9000")
+    assert "only its owner can make a pair of keys" in refused("store")
+    server("store.mode=external", "store.external.credentials=identity")
+    assert "the servers read no Secret for AWS_ACCESS_KEY_ID" in refused("store")
+    names = control_plane.kubectl("-n", "refusals", "get", "secrets,jobs", "-o", "name").split()
+    assert sorted(names) == ["secret/mine", "secret/mlflow-database"]
 
 
 def statuses(live: Release, user: str, password: str) -> set[int]:
