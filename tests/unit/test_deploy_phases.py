@@ -18,7 +18,7 @@ MANIFESTS = Path(__file__).parents[2] / "manifests"
 
 
 def deployment_of(found: list[Manifest]) -> Any:
-    (one,) = (m.object for m in found if m.kind == "Deployment" and not m.name.endswith("-jobs"))
+    (one,) = (m.object for m in found if m.kind == "Deployment" and m.name == "mlflow-server")
     return one
 
 

@@ -131,7 +131,7 @@ def _rotate(
         click.echo("There was nothing to finish.")
         return EXIT_OK
     took = sum(outcome.seconds.values())
-    click.echo(f"{output.style('Rotated', 'green')} in {took:.0f} s: Secret {outcome.secret}.")
+    click.echo(f"{output.style('Done', 'green')} in {took:.0f} s: Secret {outcome.secret}.")
     if outcome.remaining:
         click.echo(f"  {outcome.remaining}")
     return EXIT_OK

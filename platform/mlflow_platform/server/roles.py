@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from mlflow_platform.errors import EXIT_USAGE, BadInput, Fatal, PlatformError, Rejected
 from mlflow_platform.server.database import connected, lock, say
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PATIENCE = 600.0
 #: How long sessions of a retired role may go on, in seconds: no server uses it any more.
 SESSIONS_PATIENCE = 10.0
+#: Of a role, apart from Postgres' own processes, some of which carry the first superuser's name.
+_SESSIONS: LiteralString = "from pg_stat_activity where usename = %s and backend_type = 'client backend'"
 
 
 def main(arguments: list[str]) -> int:
@@ -103,7 +105,7 @@ def retire(user: str, patience: float = PATIENCE) -> None:
             while _sessions(connection, user) and time.monotonic() < quiet:
                 time.sleep(0.5)
             ended = connection.execute(
-                "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = %s", (user,)
+                SQL("select count(pg_terminate_backend(pid)) " + _SESSIONS), (user,)
             ).fetchone()
         except psycopg.errors.InsufficientPrivilege as error:
             raise _may_not(user, error) from None
@@ -128,8 +130,9 @@ def _verifier(connection: psycopg.Connection[Any], user: str, password: str) -> 
 
 
 def _sessions(connection: psycopg.Connection[Any], user: str) -> bool:
-    found = connection.execute("select 1 from pg_stat_activity where usename = %s limit 1", (user,))
-    return found.fetchone() is not None
+    from psycopg.sql import SQL
+
+    return connection.execute(SQL("select 1 " + _SESSIONS), (user,)).fetchone() is not None
 
 
 def _may_not(user: str, error: psycopg.Error) -> Rejected:
