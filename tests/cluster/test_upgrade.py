@@ -15,8 +15,8 @@ from tests import old_mlflow
 from tests.cluster import clusters
 from tests.cluster.release import SMOKE, Release, ask, deploy, mlplatform, steps
 
-#: The last release before the present schema.
-OLD = "3.16.0"
+#: Of the releases with the schema before the present one, the first that this chart configures.
+OLD = "3.16.1"
 REPOSITORY = clusters.PLATFORM_IMAGE.rpartition(":")[0]
 #: What the platform's Dockerfile is followed by.
 _OLDER = """
