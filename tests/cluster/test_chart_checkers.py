@@ -44,26 +44,25 @@ def schema_location(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     return schemas.write(tmp_path_factory.mktemp("schemas"), request.param)
 
 
+def said(program: str, documents: str, *arguments: str) -> Any:
+    """The JSON that a checker prints of documents on its standard input."""
+    command = [str(go.program(program)), *arguments]
+    done = subprocess.run(command, input=documents, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith(("{", "[")), done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
 def kubeconform(location: str, documents: str) -> dict[str, list[str]]:
     """What it says of each object: `Kind/name` -> its complaints."""
-    done = subprocess.run(
-        [
-            *(str(go.program("kubeconform")), "-strict", "-verbose", "-output", "json"),
-            *("-schema-location", location, "-"),
-        ],
-        input=documents,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    answer = said(
+        "kubeconform", documents, "-strict", "-verbose", "-output", "json", "-schema-location", location, "-"
     )
     found: dict[str, list[str]] = {}
-    for resource in json.loads(done.stdout)["resources"]:
+    for resource in answer["resources"]:
         complaints = (
             [] if resource["status"] == "statusValid" else [f"{resource['status']}: {resource['msg']}"]
         )
         found[f"{resource['kind']}/{resource['name']}"] = complaints
-    assert (done.returncode == 0) == (not any(found.values())), done.stderr
     return found
 
 
@@ -79,8 +78,8 @@ def test_kubeconform_sees_an_unknown_field_and_a_wrong_type(schema_location: str
     (found, *_) = (m.object for m in rendered("production") if m.kind == kind)
     name = f"{kind}/{found['metadata']['name']}"
     for part, wrong in (("spec", {"replicaz": 2}), ("metadata", {"labels": ["a"]})):
-        said = kubeconform(schema_location, yaml.safe_dump({**found, part: {**found[part], **wrong}}))
-        assert len(said[name]) == 1, said
+        complaints = kubeconform(schema_location, yaml.safe_dump({**found, part: {**found[part], **wrong}}))
+        assert len(complaints[name]) == 1, complaints
 
 
 @dataclass(frozen=True)
@@ -106,21 +105,13 @@ def kube_score(case: str) -> frozenset[Finding]:
 
 
 def scored(documents: str) -> frozenset[Finding]:
-    newest = KUBERNETES[-1].rsplit(".", 1)[0]
-    done = subprocess.run(
-        [
-            *(str(go.program("kube-score")), "score", "--kubernetes-version", f"v{newest}"),
-            *("--output-format", "json", "-"),
-        ],
-        input=documents,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    newest = f"v{KUBERNETES[-1].rsplit('.', 1)[0]}"
+    answer = said(
+        "kube-score", documents, "score", "--kubernetes-version", newest, "--output-format", "json", "-"
     )
     return frozenset(
         Finding(check["check"]["id"], object_name(judged), comment["summary"])
-        for judged in json.loads(done.stdout)
+        for judged in answer
         for check in judged["checks"] or ()
         if not check["skipped"] and check["grade"] < ALL_OK
         for comment in check["comments"]

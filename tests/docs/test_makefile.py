@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def make(*arguments: str) -> str:
     """What a target prints; the installation is taken as done (`-o`)."""
     done = subprocess.run(
-        ["make", "-o", ".venv/.runtime", "-o", ".venv/.project", *arguments],  # noqa: S607
+        ["make", "-o", ".venv/.runtime", "-o", ".venv/.project", "-o", ".venv/.dev", *arguments],  # noqa: S607
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -42,3 +43,12 @@ def test_help_lists_the_targets() -> None:
     listed = {line.split()[1] for line in make("help").splitlines()}
     expected = {"up", "down", "status", "render", "deploy", "test", "check", "bench", "lint", "docs"}
     assert expected <= listed
+
+
+def test_sbom_writes_a_file_and_leaves_none_behind_where_it_fails(tmp_path: Path) -> None:
+    out = tmp_path / "a list.json"
+    make("sbom", f"OUT={out}")
+    assert json.loads(out.read_text("utf-8"))["bomFormat"] == "CycloneDX"
+    with pytest.raises(AssertionError, match=r"absent\.tar: not an image"):
+        make("sbom", f"OUT={out}", f"IMAGE={tmp_path / 'absent.tar'}")
+    assert not out.exists()

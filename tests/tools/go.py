@@ -3,7 +3,7 @@
 A module is fetched through the Go module proxy and checked against Go's checksum database, so a version
 here is also a hash. Programs are built once and kept.
 
-    python -m tests.tools.go kubeconform      builds it if absent and prints its path
+    python -m tests.tools.go kubeconform helm     builds those that are absent and prints the paths
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def _go(*arguments: str, folder: Path = Path("/")) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in PROGRAMS:
-        sys.exit(f"usage: python -m tests.tools.go {'|'.join(PROGRAMS)}")
-    print(program(sys.argv[1]))
+    if not set(sys.argv[1:]) <= set(PROGRAMS):
+        sys.exit(f"usage: python -m tests.tools.go [{'|'.join(PROGRAMS)}]...")
+    for wanted in sys.argv[1:]:
+        print(program(wanted))

@@ -90,6 +90,7 @@ SETS = {
     | {
         SCALED,
         ("Cluster", "mlflow-postgres"),
+        ("NetworkPolicy", "mlflow-postgres"),
         ("HTTPRoute", "mlflow"),
         ("ServiceMonitor", "mlflow-server"),
         ("PrometheusRule", "mlflow-server"),
@@ -168,11 +169,26 @@ def test_selectors_and_services_find_their_pods(case: str) -> None:
             selector = m.object["spec"]["podSelector"]["matchLabels"]
         else:
             continue
-        if m.name in ("mlflow-smoke", "mlflow-rotate"):
-            continue  # their pods are made when a deployment is tried, when a password is changed
+        if m.name in ("mlflow-smoke", "mlflow-rotate") or "cnpg.io/cluster" in selector:
+            continue  # their pods are made when a deployment is tried or a password changed, or by CloudNativePG
         assert any(selector.items() <= found.items() for found in labels), (
             f"{m.kind} {m.name} selects nothing"
         )
+
+
+def test_the_pods_of_cloudnative_pg_are_open_to_clients_peers_and_their_operator() -> None:
+    """They bear the release's labels, so the policy that denies all selects them too."""
+    policies = {m.name: m.object["spec"] for m in rendered("production") if m.kind == "NetworkPolicy"}
+    (cluster,) = (m.object for m in rendered("production") if m.kind == "Cluster")
+    inherited = cluster["spec"]["inheritedMetadata"]["labels"]
+    assert policies["mlflow-default-deny"]["podSelector"]["matchLabels"].items() <= inherited.items()
+    own = policies["mlflow-postgres"]
+    assert own["podSelector"]["matchLabels"] == {"cnpg.io/cluster": cluster["metadata"]["name"]}
+    clients, operator, metrics = own["ingress"]
+    assert clients["from"][0]["podSelector"]["matchLabels"].items() <= inherited.items()
+    assert operator["from"][0]["namespaceSelector"] == {}
+    for rule, ports in ((clients, {5432, 8000}), (operator, {5432, 8000}), (metrics, {9187})):
+        assert {p["port"] for p in rule["ports"]} == ports
 
 
 @pytest.mark.parametrize("case", CASES)
