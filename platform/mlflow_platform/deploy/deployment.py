@@ -80,9 +80,8 @@ class Deployment:
                         self._apply(wanted, outcome)
                     self._wait(phase.objects)
         except BaseException:
-            with suppress(
-                PlatformError
-            ):  # what failed before is what matters; the next deployment sees to it
+            # What failed is what matters; an autoscaler that stays held is the next deployment's to free.
+            with suppress(PlatformError):
                 self._let_go()
             raise
         with self._phase("leftovers", outcome):
