@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from mlflow_platform.deploy import external, holding, jobs, phases, preflight, s
 from mlflow_platform.deploy.differences import Change, Difference
 from mlflow_platform.deploy.health import State, health
 from mlflow_platform.deploy.waiting import wait
-from mlflow_platform.errors import Fatal, Rejected
+from mlflow_platform.errors import Fatal, PlatformError, Rejected
 
 
 @dataclass
@@ -79,8 +79,11 @@ class Deployment:
                     for wanted in phase.objects:
                         self._apply(wanted, outcome)
                     self._wait(phase.objects)
-        finally:
-            self._let_go()
+        except BaseException:
+            # What failed is what matters; an autoscaler that stays held is the next deployment's to free.
+            with suppress(PlatformError):
+                self._let_go()
+            raise
         with self._phase("leftovers", outcome):
             for old in self._leftovers():
                 self.cluster.delete(old["apiVersion"], old["kind"], *_place(old))
