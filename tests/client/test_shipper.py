@@ -117,8 +117,9 @@ def test_children_models_and_links_wait_for_what_they_name(bench: Bench) -> None
     )
     bench.ship(5)
     ops = [(r["op"], r.get("run")) for r in bench.target.got]
-    assert ops[:3] == [("create_experiment", None), ("create_run", "a"), ("create_model", "a")]
-    assert sorted(ops[3:]) == [("create_run", "child"), ("log", "a"), ("log_outputs", "a")]
+    assert ops[:2] == [("create_experiment", None), ("create_run", "a")]
+    assert ops.index(("create_model", "a")) < ops.index(("log", "a")) < ops.index(("log_outputs", "a"))
+    assert ("create_run", "child") in ops
 
 
 def test_an_outage_is_waited_out_with_few_requests(bench: Bench) -> None:

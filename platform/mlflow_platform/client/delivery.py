@@ -10,6 +10,7 @@ refused (`faults.understand`).
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -189,6 +190,15 @@ class Delivery:
             <= {(o.model_id, o.step) for o in self._store.get_run(run).outputs.model_outputs},
         )
 
+    def _record_model(self, r: Record) -> None:
+        from mlflow.models import Model
+
+        run, model = self.ids.real(r["run"]), Model.from_dict(r["info"])
+        # The server adds to a list: a second time it would stand there twice.
+        history = self._store.get_run(run).data.tags.get("mlflow.log-model.history", "[]")
+        if model.model_uuid not in {m.get("model_uuid") for m in json.loads(history)}:
+            self._store.record_logged_model(run, model)
+
     def _unless_done(self, call: Callable[[], None], done: Callable[[], bool]) -> None:
         """Call what the server refuses or fails the second time: then look whether it is as it should be."""
         try:
@@ -325,10 +335,17 @@ class Delivery:
     def _link_traces(self, r: Record) -> None:
         self._store.link_traces_to_run(r["traces"], self.ids.real(r["run"]))
 
+    def _link_prompts(self, r: Record) -> None:
+        from mlflow.entities.model_registry import PromptVersion
+
+        self._store.link_prompts_to_trace(
+            r["trace"], [PromptVersion(name, version, template="") for name, version in r["prompts"]]
+        )
+
     # Artifacts
 
     def _artifact(self, r: Record) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow_platform.client.artifacts import plain_repository
 
         blob = self._spool.blobs / r["blob"]
         if not blob.exists():
@@ -341,7 +358,7 @@ class Delivery:
                 folder = blob.parent / "rewritten"
                 folder.mkdir(exist_ok=True)
                 (folder / blob.name).write_bytes(rewritten)
-        repository = get_artifact_repository(self._location(r), tracking_uri=self._uri)
+        repository = plain_repository(self._location(r), tracking_uri=self._uri)
         repository.log_artifact(str(folder / blob.name), r["path"] or None)
         with contextlib.suppress(OSError):
             for path in sorted(blob.parent.rglob("*"), reverse=True):
@@ -376,6 +393,7 @@ _OPS: dict[str, Callable[[Delivery, Record], None]] = {
     "restore_run": Delivery._restore_run,
     "log_inputs": Delivery._log_inputs,
     "log_outputs": Delivery._log_outputs,
+    "record_model": Delivery._record_model,
     "create_experiment": Delivery._create_experiment,
     "set_experiment_tag": Delivery._set_experiment_tag,
     "create_model": Delivery._create_model,
@@ -387,6 +405,7 @@ _OPS: dict[str, Callable[[Delivery, Record], None]] = {
     "set_trace_tag": Delivery._set_trace_tag,
     "delete_trace_tag": Delivery._delete_trace_tag,
     "link_traces": Delivery._link_traces,
+    "link_prompts": Delivery._link_prompts,
     "artifact": Delivery._artifact,
 }
 
