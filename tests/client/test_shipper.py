@@ -80,7 +80,15 @@ def metric(run: str, step: int, model: str | None = None) -> Record:
 
 def create(run: str, parent: str | None = None) -> Record:
     tags = [["mlflow.parentRunId", parent]] if parent else []
-    return {"op": "create_run", "run": run, "experiment": "0", "user": "", "start": 1, "tags": tags, "name": ""}
+    return {
+        "op": "create_run",
+        "run": run,
+        "experiment": "0",
+        "user": "",
+        "start": 1,
+        "tags": tags,
+        "name": "",
+    }
 
 
 def test_metrics_go_in_batches_and_in_order(bench: Bench) -> None:

@@ -37,6 +37,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("chart", "Print the Kubernetes objects that a deployment consists of."),
     "deploy": ("deploy", "Bring MLflow, its database and store to a Kubernetes cluster; test it."),
     "undeploy": ("deploy", "Take a deployment away; its data stay unless told otherwise."),
+    "sync": ("spool", "Deliver what the durable client's programs have logged and not delivered."),
+    "spool": ("spool", "Show, export and retry what waits in the durable client's spools."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 

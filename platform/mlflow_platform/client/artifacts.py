@@ -42,8 +42,10 @@ def owner_of(uri: str) -> tuple[tuple[str, str] | None, str]:
     found = _OWNER.search(uri.rstrip("/"))
     if found is None:
         return None, ""
-    kind = found.lastgroup if found.lastgroup != "below" else next(
-        k for k in ("model", "trace", "run") if found[k]
+    kind = (
+        found.lastgroup
+        if found.lastgroup != "below"
+        else next(k for k in ("model", "trace", "run") if found[k])
     )
     return (str(kind), found[str(kind)]), found["below"] or ""
 
@@ -101,7 +103,12 @@ class DurableArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                     continue
                 blob = keep(self._store.courier, file)
                 position = self._store._send(
-                    "artifact", owner=self._owner, uri=self.artifact_uri, below=self._below, path=path, blob=blob
+                    "artifact",
+                    owner=self._owner,
+                    uri=self.artifact_uri,
+                    below=self._below,
+                    path=path,
+                    blob=blob,
                 )
                 if position is not None:
                     self._store.pending_artifacts[self._key(path, file.name)] = blob

@@ -186,8 +186,10 @@ class Delivery:
         outputs = [LoggedModelOutput(self.ids.real(m), step) for m, step in r["models"]]
         self._unless_done(
             lambda: self._store.log_outputs(run, outputs),
-            lambda: {(o.model_id, o.step) for o in outputs}
-            <= {(o.model_id, o.step) for o in self._store.get_run(run).outputs.model_outputs},
+            lambda: (
+                {(o.model_id, o.step) for o in outputs}
+                <= {(o.model_id, o.step) for o in self._store.get_run(run).outputs.model_outputs}
+            ),
         )
 
     def _record_model(self, r: Record) -> None:
@@ -240,9 +242,7 @@ class Delivery:
     def _set_experiment_tag(self, r: Record) -> None:
         from mlflow.entities import ExperimentTag
 
-        self._store.set_experiment_tag(
-            self._experiment(r["experiment"]), ExperimentTag(r["key"], r["value"])
-        )
+        self._store.set_experiment_tag(self._experiment(r["experiment"]), ExperimentTag(r["key"], r["value"]))
 
     # Logged models
 

@@ -173,3 +173,14 @@ class Reader:
                 offset = self.cursor.offsets.get(path.name, 0)
                 skip = self.cursor.done.get(path.name, [])
                 self._tracks[path.name] = Track(path, offset, skip, read_to=offset)
+
+
+def waiting(spool: Spool) -> Iterator[Record]:
+    """Every record of a spool that is not delivered, in order; nothing is changed."""
+    reader = Reader(spool)
+    while True:
+        items = list(reader.records(10_000))
+        yield from (item.record for item in items)
+        reader.done(items)
+        if not items:
+            return

@@ -132,7 +132,9 @@ class Server:
         self._away_until = 0.0
         return answer
 
-    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, registry: bool = False) -> Any:
+    def call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, registry: bool = False
+    ) -> Any:
         """`ask` by name, with our ids in the arguments replaced by the server's."""
         return self.ask(
             lambda store: getattr(store, name)(

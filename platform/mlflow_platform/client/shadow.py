@@ -52,7 +52,7 @@ class RunShadow:
     def log(self, metrics: Any, params: Any, tags: Any) -> None:
         for metric in metrics:
             held = self.metrics.get(metric.key)
-            # As MLflow decides which is the latest (store/tracking/sqlalchemy_store.py, _update_latest_metrics).
+            # As MLflow's SQL store decides which is the latest (_update_latest_metrics_if_necessary).
             if held is None or _order(metric) >= _order(held):
                 self.metrics[metric.key] = metric
         for param in params:
@@ -122,6 +122,12 @@ class Shadows:
 
     def add_model(self, model: LoggedModel) -> None:
         _keep(self._models, model.model_id, model)
+
+    def log_to_models(self, metrics: Any) -> None:
+        """Note metrics that belong to models of this process."""
+        for metric in metrics:
+            if (model := self._models.get(metric.model_id)) is not None:
+                model.metrics.append(metric)
 
     def model(self, model_id: str) -> LoggedModel | None:
         return self._models.get(model_id)

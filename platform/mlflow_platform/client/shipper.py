@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from mlflow_platform.client.batches import Batch
 from mlflow_platform.client.faults import Doubtful, Unauthorised
-from mlflow_platform.client.progress import Pending, Reader
+from mlflow_platform.client.progress import Pending, Reader, waiting
 from mlflow_platform.client.spool import Record, Spool, elected
 from mlflow_platform.errors import PlatformError, Rejected, Transient
 
@@ -101,6 +101,11 @@ class Shipper:
     def pending(self) -> int:
         """Records read and not delivered."""
         return self._reader.pending
+
+    @property
+    def unauthorised(self) -> bool:
+        """Whether the server refused the login, and accepted nothing since."""
+        return self._refused_since is not None
 
     def step(self) -> bool:
         """Read what is new, try one delivery. Whether anything was delivered or put away."""
@@ -191,8 +196,8 @@ class Shipper:
         return True
 
     def _put_away(self, item: Pending, error: Exception) -> None:
-        assert self._target is not None
-        self._target.put_away(item.record, error)
+        if self._target is not None:  # it is: it refused the record
+            self._target.put_away(item.record, error)
         say(f"put away {item.record['op']}: {error}")
 
     def _is_its_own(self, lane: Lane, kind: str, error: Transient) -> bool:
@@ -248,6 +253,41 @@ class Shipper:
             self._reader.save()
 
 
+def deliver_now(spool: Spool, deadline: float | None, say_problem: Callable[[str], None]) -> str:
+    """Deliver a spool from this process, or wait for the shipper that does; why something is left, or "".
+
+    `deadline` as of `time.monotonic`. `say_problem` is told what holds it up, when it changes.
+    """
+    user = spool.user
+    if user != os.environ.get("MLFLOW_TRACKING_USERNAME", "") and next(waiting(spool), None) is not None:
+        return f"was logged by user {user!r}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    shipper: Shipper | None = None
+    told = ""
+    with contextlib.ExitStack() as until:
+        while True:
+            if shipper is None and until.enter_context(elected(spool)):
+                prepare_environment(spool.uri)
+                shipper = Shipper(spool, connect(spool))
+            if shipper is not None:
+                if shipper.step():
+                    continue
+                shipper.settle()
+                left, problem = shipper.pending > 0, shipper.problem
+            else:
+                until.pop_all().close()
+                left, problem = next(waiting(spool), None) is not None, spool.cursor().problem
+            if not left:
+                return ""
+            if shipper is not None and shipper.unauthorised:
+                return f"the login is refused: {problem}"
+            if problem and problem != told:
+                say_problem(problem)
+                told = problem
+            if deadline is not None and time.monotonic() > deadline:
+                return f"something is left: {problem or 'there was not enough time'}"
+            time.sleep(_POLL)
+
+
 def lane_of(record: Record) -> str:
     """The kind and name of the order that a record must keep."""
     op = record["op"]
@@ -260,7 +300,7 @@ def lane_of(record: Record) -> str:
     for kind in ("trace", "run", "model", "experiment"):
         if kind in record and not (kind == "run" and op == "create_model"):
             return f"{kind}:{record[kind]}"
-    return op
+    return str(op)
 
 
 def creates(record: Record) -> list[str]:
@@ -325,7 +365,7 @@ def take(waiting: deque[Pending]) -> list[Pending]:
 
 def _pause(attempts: int) -> float:
     """Seconds, with jitter: programs that a server's end stopped together do not return together."""
-    longest = min(_BACKOFF[1], _BACKOFF[0] * 2 ** min(attempts - 1, 20))
+    longest: float = min(_BACKOFF[1], _BACKOFF[0] * 2 ** min(attempts - 1, 20))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 

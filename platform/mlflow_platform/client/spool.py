@@ -11,6 +11,7 @@
       ids.jsonl           ids that the server gave in place of ours     (written by the shipper only)
       quarantine.jsonl    records that the server refuses               (written by the shipper only)
       events.jsonl        every record as a line, as it is read         (written by the shipper only)
+      acknowledged.json   how much of what was refused or damaged a user has taken note of
       experiments.json    experiments by name, for when the server is away
       shipper.lock        held by the one shipper; shipper.log is its log
 """
@@ -79,8 +80,8 @@ class Cursor:
 
     `offsets`: segment -> byte offset up to which everything is. `done`: segment -> ranges of sequence
     numbers after it that are as well. `told`: segment -> sequence number up to which the events file has its
-    records. `refused`: records that a full spool refused, of segments that are gone. `lost`: bytes of segments that were damaged. `problem`: why nothing
-    gets through at present, empty while something does.
+    records. `lost`: bytes of segments that were damaged. `refused`: records that a full spool refused, of
+    segments that are gone. `problem`: why nothing gets through at present, empty while something does.
     """
 
     offsets: dict[str, int] = field(default_factory=dict)
@@ -133,6 +134,10 @@ class Spool:
         return self.root / "quarantine.jsonl"
 
     @property
+    def acknowledged(self) -> Path:
+        return self.root / "acknowledged.json"
+
+    @property
     def events(self) -> Path:
         return self.root / "events.jsonl"
 
@@ -163,6 +168,11 @@ class Spool:
                 remedy=f"name one of the folders below {base_folder()}",
             ) from error
 
+    @property
+    def user(self) -> str:
+        """The login's name; empty where there was none."""
+        return str(next(read_lines(self.description), {}).get("user", ""))
+
     def writer(self) -> Writer:
         return Writer(self.root, limit=limit())
 
@@ -171,7 +181,9 @@ class Spool:
         was delivered is then delivered again, which has no effect."""
         try:
             values = json.loads(self._cursor.read_text(encoding="utf-8"))
-            return Cursor(**{**values, "done": {k: [(a, b) for a, b in v] for k, v in values["done"].items()}})
+            return Cursor(
+                **{**values, "done": {k: [(a, b) for a, b in v] for k, v in values["done"].items()}}
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return Cursor()
 

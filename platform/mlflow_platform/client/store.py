@@ -169,6 +169,8 @@ class DurableStore(AbstractStore):  # type: ignore[misc]
         shadow = self._logged(run_id, self._send("log", run=run_id, m=[_metric(metric)]))
         if shadow is not None:
             shadow.log((metric,), (), ())
+        if metric.model_id:
+            self.shadows.log_to_models((metric,))
 
     @_logs
     def log_param(self, run_id: str, param: Any) -> None:
@@ -203,6 +205,7 @@ class DurableStore(AbstractStore):  # type: ignore[misc]
         shadow = self._logged(run_id, position)
         if shadow is not None:
             shadow.log(metrics, params, tags)
+        self.shadows.log_to_models(metrics)
 
     def _check_params(self, run_id: str, params: Sequence[Any]) -> None:
         shadow = self.shadows.run(run_id)
@@ -386,21 +389,16 @@ class DurableStore(AbstractStore):  # type: ignore[misc]
             status=LoggedModelStatus.PENDING,
             tags=list(tags or ()),
             params=list(params or ()),
+            metrics=[],
         )
         self.shadows.add_model(model)
         return model
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> LoggedModel:
-        shadow = self.shadows.model(model_id)
-        pending = shadow is not None and shadow.status == LoggedModelStatus.PENDING
-        if pending or (shadow is not None and self.server.away):
+        # MLflow looks a model up before it logs to it: one of this process is not asked for.
+        if (shadow := self.shadows.model(model_id)) is not None:
             return shadow
-        try:
-            return self.server.call("get_logged_model", (model_id,), {"allow_deleted": allow_deleted})
-        except Away:
-            if shadow is None:
-                raise
-            return shadow
+        return self.server.call("get_logged_model", (model_id,), {"allow_deleted": allow_deleted})
 
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
         self._send("finalize_model", model=model_id, status=LoggedModelStatus(status).value)
@@ -441,6 +439,7 @@ class DurableStore(AbstractStore):  # type: ignore[misc]
                 "status": model.status,
                 "tags": model.tags,
                 "params": model.params,
+                "metrics": model.metrics,
                 **values,
             }
         )

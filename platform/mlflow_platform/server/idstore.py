@@ -18,6 +18,9 @@ from typing import Any
 
 #: The tag with the client's id; it is not stored. `client/ids.py` has the same: neither imports the other.
 ID_TAG = "mlplatform.id"
+#: Set by `mlflow server` (mlflow/server/constants.py, READ_REPLICA_BACKEND_STORE_URI_ENV_VAR; importing that
+#: imports the whole server).
+_READ_REPLICA = "_MLFLOW_SERVER_READ_REPLICA_BACKEND_STORE"
 _HEX = re.compile(r"[0-9a-f]{32}")
 #: The id that MLflow's next uuid4() of this context is to be.
 _given: ContextVar[uuid.UUID | None] = ContextVar("_given", default=None)
@@ -40,14 +43,13 @@ class _Uuids:
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     """MLflow's SQL store, workspace-aware where workspaces are on, that takes clients' ids."""
     from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
-    from mlflow.server.constants import READ_REPLICA_BACKEND_STORE_URI_ENV_VAR
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.tracking._tracking_service.utils import _SERVER_ARTIFACT_ROOT_ENV_VAR
 
     # As both of MLflow's own factories do (tracking/_tracking_service/utils.py, server/handlers.py).
     if artifact_uri is None:
         artifact_uri = os.environ.get(_SERVER_ARTIFACT_ROOT_ENV_VAR, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
-    replica = os.environ.get(READ_REPLICA_BACKEND_STORE_URI_ENV_VAR)
+    replica = os.environ.get(_READ_REPLICA)
     return _store_class(MLFLOW_ENABLE_WORKSPACES.get())(store_uri, artifact_uri, read_db_uri=replica)
 
 
@@ -58,12 +60,12 @@ def _store_class(workspaces: bool) -> Any:
     from mlflow.store.tracking import sqlalchemy_store
 
     if workspaces:
-        from mlflow.store.tracking.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore as Base
+        from mlflow.store.tracking.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore as Store
     else:
-        Base = sqlalchemy_store.SqlAlchemyStore
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Store
     sqlalchemy_store.uuid = _Uuids()
 
-    class ClientIds(Base):  # type: ignore[misc]
+    class ClientIds(Store):  # type: ignore[misc]
         def create_run(
             self, experiment_id: str, user_id: str, start_time: int, tags: Sequence[Any], run_name: str
         ) -> Any:
