@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.client.conftest import Logging
+from tests.client.programs import Logging
 from tests.faults.proxy import Proxy, answer, late, lost, refused_by_reset
+
+pytest_plugins = ("tests.client.program_fixtures",)
 
 #: One run with everything that a program logs by hand.
 _EVERYTHING = """

@@ -12,6 +12,8 @@ import pytest
 from mlflow_platform.client.ids import ID_TAG as CLIENTS
 from mlflow_platform.server.idstore import ID_TAG, tracking_store
 
+pytest_plugins = ("tests.client.program_fixtures",)
+
 
 def test_client_and_server_mean_the_same_tag() -> None:
     assert CLIENTS == ID_TAG

@@ -6,23 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.client.conftest import Logging
+from tests.client.programs import LOG_MODEL, Logging
 from tests.faults.proxy import Proxy, refused_by_reset
 
-_MODEL = """
-import mlflow.pyfunc
-class Double(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input: list[float]) -> list[float]:
-        return [2 * x for x in model_input]
-mlflow.set_experiment(os.environ["EXPERIMENT"])
-with mlflow.start_run() as run:
-    info = mlflow.pyfunc.log_model(name="double", python_model=Double(), pip_requirements=[], params={"depth": 3})
-    mlflow.log_metric("accuracy", 0.9, model_id=info.model_id)
-    mlflow.set_logged_model_tags(info.model_id, {"stage": "draft"})
-print(json.dumps({"run": run.info.run_id, "model": info.model_id, "uri": info.model_uri}))
-if "load" in sys.argv:
-    print(mlflow.pyfunc.load_model(info.model_uri).predict([1.0, 2.0]))
-"""
+pytest_plugins = ("tests.client.program_fixtures",)
 
 
 def test_a_model_is_logged_read_back_and_registered(logging_to: Logging, plain: Any) -> None:
@@ -30,7 +17,7 @@ def test_a_model_is_logged_read_back_and_registered(logging_to: Logging, plain: 
 version = mlflow.register_model(info.model_uri, os.environ["EXPERIMENT"].replace("/", "-"))
 print(version.version, mlflow.pyfunc.load_model(f"models:/{version.name}/1").predict([3.0]))
 """
-    lines = logging_to.run(_MODEL + register, "load").splitlines()
+    lines = logging_to.run(LOG_MODEL + register, "load").splitlines()
     assert lines[1:] == ["[2.0, 4.0]", "1 [6.0]"]
     assert logging_to.sync().returncode == 0
     logged = json.loads(lines[0])
@@ -48,7 +35,7 @@ def test_a_model_logged_without_a_server_is_read_back_here_and_delivered_later(
 ) -> None:
     logging, proxy = proxied
     proxy.on("", refused_by_reset, times=-1)
-    lines = logging.run(_MODEL, "load", MLPLATFORM_OFFLINE="1").splitlines()
+    lines = logging.run(LOG_MODEL, "load", MLPLATFORM_OFFLINE="1").splitlines()
     assert lines[1] == "[2.0, 4.0]"
     proxy._rules.clear()
     assert logging.sync().returncode == 0

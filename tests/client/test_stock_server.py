@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.client.conftest import Logging
-from tests.client.test_models import _MODEL
+from tests.client.programs import LOG_MODEL, Logging
 from tests.faults.proxy import Proxy, lost
+
+pytest_plugins = ("tests.client.program_fixtures",)
 
 #: Hides our entry points from MLflow, as on a machine where we are not installed.
 _WITHOUT_US = """
@@ -53,7 +54,7 @@ def stock(tmp_path: Path) -> Iterator[str]:
         deadline = time.monotonic() + 180
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()  # noqa: S310
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
                 break
             except OSError:
                 assert process.poll() is None, (tmp_path / "stock.log").read_text()
@@ -91,7 +92,7 @@ print(client.get_run(parent.info.run_id).data.tags["mlflow.runName"] == parent.i
 print(mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/a.txt"))
 print(json.dumps([parent.info.run_name, child.info.run_name]))
 """
-        lines = logging.run(_MODEL + program, "load").splitlines()
+        lines = logging.run(LOG_MODEL + program, "load").splitlines()
         assert logging.sync().returncode == 0
         logging.stop_shipper()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", stock)

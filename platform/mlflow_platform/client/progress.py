@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow_platform.client.segments import Damage, Frame, is_written, read, refused_of, segments
-from mlflow_platform.client.spool import Cursor, Record, Spool
+from mlflow_platform.client.spool import Record, Spool
 
 
 @dataclass(slots=True, eq=False)

@@ -36,7 +36,7 @@ def _call(store: Any, path: str, method: str, body: str | None, answer: Any) -> 
         store.get_host_creds(), path, method, timeout=_ANSWER, max_retries=0, raise_on_status=False, **sent
     )
     response = verify_rest_response(response, path)
-    if response.status_code != 204:  # noqa: PLR2004
+    if response.status_code != 204:
         parse_dict(js_dict=json.loads(response.text), message=answer)
     return answer
 

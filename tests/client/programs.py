@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from mlflow_platform.client.spool import Spool, spools
-from mlflow_platform.local import Stack
-from tests.faults.proxy import Proxy
 
 #: At the start of every program: warnings are visible, MLflow's own notes are not.
 _BEGIN = """
@@ -23,6 +16,23 @@ import json, logging, os, sys, time, warnings
 logging.basicConfig(format="%(name)s: %(message)s")
 import mlflow
 client = mlflow.MlflowClient()
+"""
+
+
+#: Logs a model, then what belongs to it; prints the ids, and with the argument `load` what it predicts.
+LOG_MODEL = """
+import mlflow.pyfunc
+class Double(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input: list[float]) -> list[float]:
+        return [2 * x for x in model_input]
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+with mlflow.start_run() as run:
+    info = mlflow.pyfunc.log_model(name="double", python_model=Double(), pip_requirements=[], params={"depth": 3})
+    mlflow.log_metric("accuracy", 0.9, model_id=info.model_id)
+    mlflow.set_logged_model_tags(info.model_id, {"stage": "draft"})
+print(json.dumps({"run": run.info.run_id, "model": info.model_id, "uri": info.model_uri}))
+if "load" in sys.argv:
+    print(mlflow.pyfunc.load_model(info.model_uri).predict([1.0, 2.0]))
 """
 
 
@@ -92,34 +102,3 @@ class Logging:
                 continue
             if b"mlflow_platform.client.shipper" in command and str(self.base).encode() in command:
                 os.kill(int(entry.name), 9)
-
-
-@pytest.fixture
-def logging_to(stack: Stack, tmp_path: Path) -> Iterator[Logging]:
-    """The shared stack, by a durable URI; programs find an experiment's name of their own in $EXPERIMENT."""
-    where = stack.endpoints().environment()
-    experiment = {"EXPERIMENT": f"durable/{secrets.token_hex(4)}"}
-    made = Logging(where.pop("MLFLOW_TRACKING_URI"), experiment, tmp_path / "spool", where)
-    yield made
-    made.stop_shipper()
-
-
-@pytest.fixture
-def proxied(logging_to: Logging, stack: Stack) -> Iterator[tuple[Logging, Proxy]]:
-    """The same, by way of a proxy that does what networks do."""
-    host, _, port = logging_to.uri.removeprefix("http://").rpartition(":")
-    with Proxy((host, int(port))) as proxy:
-        logging_to.uri = proxy.uri
-        yield logging_to, proxy
-        logging_to.stop_shipper()
-
-
-@pytest.fixture
-def plain(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """MLflow's own client, to see what is on the server."""
-    for name, value in stack.endpoints().environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    import mlflow
-
-    return mlflow.MlflowClient(stack.endpoints().tracking_uri)
