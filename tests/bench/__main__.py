@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import render, scale, startup, throughput
+from tests.bench import logging, render, scale, startup, throughput
 
 
 def with_stack(measure: Callable[[Stack, Path], bool]) -> bool:
@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[], bool]] = {
         lambda stack, scratch: scale.main({**os.environ, **stack.endpoints().environment()}, scratch)
     ),
     "throughput": lambda: with_stack(throughput.main),
+    "logging": lambda: with_stack(logging.main),
 }
 
 

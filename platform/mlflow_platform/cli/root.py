@@ -39,6 +39,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "undeploy": ("deploy", "Take a deployment away; its data stay unless told otherwise."),
     "rotate": ("rotate", "Change a deployment's passwords and keys while it serves."),
     "dumps": ("dumps", "List the dumps made before migrations of a deployment, or bring one back."),
+    "sync": ("spool", "Deliver what the durable client's programs have logged and not delivered."),
+    "spool": ("spool", "Show, export and retry what waits in the durable client's spools."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 

@@ -1,0 +1,236 @@
+"""Artifacts of durable URIs: copied into the spool, delivered with everything else, read back from both.
+
+The registry of MLflow's artifact repositories is wrapped, so that whatever the scheme of a run's artifact
+URI is, what is logged to it while the tracking URI is a durable one comes here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import FileInfo
+from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
+from mlflow.utils.async_logging.run_operations import RunOperations
+
+from mlflow_platform.client.courier import Courier, SpoolFull
+from mlflow_platform.client.server import Away
+from mlflow_platform.client.spool import limit
+
+#: Files up to so many bytes are copied into the spool. Larger ones are uploaded at once, or hard-linked into
+#: it where that variable is set: the program must then not change them afterwards.
+LARGE = 64 << 20
+LINK = "MLPLATFORM_SPOOL_LINK"
+#: MLflow's layout below an experiment's location (store/tracking/sqlalchemy_store.py: create_run,
+#: create_logged_model, _get_trace_artifact_location_tag).
+_OWNER = re.compile(
+    r"/(?:models/(?P<model>m-[0-9a-f]{32})|traces/(?P<trace>tr-[0-9a-f]+)|(?P<run>[0-9a-f]{32}))"
+    r"/artifacts(?:/(?P<below>.*))?$"
+)
+
+
+def owner_of(uri: str) -> tuple[tuple[str, str] | None, str]:
+    """The kind and id of what an artifact URI belongs to, None if it does not tell, and the path in it."""
+    found = _OWNER.search(uri.rstrip("/"))
+    if found is None:
+        return None, ""
+    kind = (
+        found.lastgroup
+        if found.lastgroup != "below"
+        else next(k for k in ("model", "trace", "run") if found[k])
+    )
+    return (str(kind), found[str(kind)]), found["below"] or ""
+
+
+def keep(courier: Courier, file: Path) -> str:
+    """Copy a file into the spool; its name among the blobs. Raises `SpoolFull`, `OSError`."""
+    spool = courier.spool
+    if spool.bytes() + file.stat().st_size > limit():
+        raise SpoolFull("the spool is full")
+    folder = spool.blobs / secrets.token_hex(16)
+    folder.mkdir(mode=0o700)
+    try:
+        if os.environ.get(LINK) and file.stat().st_size > LARGE:
+            with contextlib.suppress(OSError):
+                (folder / file.name).hardlink_to(file.resolve())
+        if not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return f"{folder.name}/{file.name}"
+
+
+class DurableArtifactRepository(ArtifactRepository):  # type: ignore[misc]
+    """Artifacts below a URI, by way of the spool of `store`."""
+
+    def __init__(self, artifact_uri: str, store: Any) -> None:
+        super().__init__(artifact_uri, tracking_uri=f"durable+{store.server.uri}")
+        self._store = store
+        self._owner, self._below = owner_of(artifact_uri)
+        self._plain: ArtifactRepository | None = None
+
+    def log_artifact(self, local_file: str | Path, artifact_path: str | None = None) -> None:
+        self._log([(Path(local_file), artifact_path or "")])
+
+    def log_artifacts(self, local_dir: str | Path, artifact_path: str | None = None) -> None:
+        self._log(list(_files(Path(local_dir), artifact_path or "")))
+
+    def _log_artifact_async(
+        self, filename: str, artifact_path: str | None = None, artifact: Any = None
+    ) -> RunOperations:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, filename)
+            if artifact is not None:
+                artifact.save(file)
+            self.log_artifact(file, artifact_path)
+        return RunOperations([])
+
+    def _log(self, files: list[tuple[Path, str]]) -> None:
+        try:
+            for file, path in files:
+                verify_artifact_path(path or None)
+                if file.stat().st_size > LARGE and not os.environ.get(LINK):
+                    self._store.server.ask(lambda _, f=file, p=path: self._there().log_artifact(f, p or None))
+                    continue
+                blob = keep(self._store.courier, file)
+                position = self._store._send(
+                    "artifact",
+                    owner=self._owner,
+                    uri=self.artifact_uri,
+                    below=self._below,
+                    path=path,
+                    blob=blob,
+                )
+                if position is not None:
+                    self._store.pending_artifacts[self._key(path, file.name)] = blob
+                    if len(self._store.pending_artifacts) % 1000 == 0:
+                        self._pending("")  # forgets what is delivered
+        except Exception as error:
+            if self._store.strict:
+                raise
+            self._store.courier.warn(f"an artifact was not logged: {type(error).__name__}: {error}")
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        try:
+            found = {f.path: f for f in self._store.server.ask(lambda _: self._there().list_artifacts(path))}
+        except Away:
+            if not self._pending(path):
+                raise
+            found = {}
+        prefix = f"{path.rstrip('/')}/" if path else ""
+        for name, blob in self._pending(path).items():
+            if name.startswith(prefix):
+                first, _, rest = name[len(prefix) :].partition("/")
+                size = None if rest else blob.stat().st_size
+                found[prefix + first] = FileInfo(prefix + first, bool(rest), size)
+        return sorted(found.values(), key=lambda f: f.path)
+
+    def download_artifacts(self, artifact_path: str, dst_path: str | None = None) -> str:
+        def download(_: Any) -> str:
+            return str(self._there().download_artifacts(artifact_path, dst_path))
+
+        try:
+            return str(self._store.server.ask(download))
+        except Exception:
+            pending = self._pending(artifact_path)
+            if not pending:
+                raise
+        # What is not there yet is here still.
+        target = Path(dst_path or tempfile.mkdtemp())
+        for name, blob in pending.items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(blob, target / name)
+        return str(target / artifact_path) if artifact_path else str(target)
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        file = Path(self.download_artifacts(remote_file_path))
+        shutil.copyfile(file, local_path)
+
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+        self._store.server.ask(lambda _: self._there().delete_artifacts(artifact_path))
+
+    def _there(self) -> ArtifactRepository:
+        """MLflow's own repository for where the server has them."""
+        if self._plain is None:
+            server = self._store.server
+            uri = self.artifact_uri
+            if self._owner is not None:
+                kind, local = self._owner
+                real, tracking = server.ids.real(local), server.tracking()
+                if kind == "run":
+                    uri = tracking.get_run(real).info.artifact_uri
+                elif kind == "model":
+                    uri = tracking.get_logged_model(real).artifact_location
+                else:
+                    uri = tracking.get_trace_info(real).tags["mlflow.artifactLocation"]
+                uri = f"{uri.rstrip('/')}/{self._below}" if self._below else uri
+            self._plain = plain_repository(uri, tracking_uri=server.uri)
+        return self._plain
+
+    def _key(self, path: str, name: str = "") -> str:
+        root = "/".join(self._owner) if self._owner else self.artifact_uri.rstrip("/")
+        return posixpath.join(root, self._below, path, name)
+
+    def _pending(self, path: str | None) -> dict[str, Path]:
+        """What this process logged at or below a path and is not delivered: path -> file."""
+        root = self._key("").rstrip("/")
+        wanted = self._key(path or "").rstrip("/")
+        found = {}
+        for key, blob in list(self._store.pending_artifacts.items()):
+            file = self._store.courier.spool.blobs / blob
+            if not file.exists():
+                self._store.pending_artifacts.pop(key, None)
+            elif key == wanted or key.startswith(f"{wanted}/"):
+                found[key[len(root) + 1 :]] = file
+        return found
+
+
+def _files(folder: Path, path: str) -> Iterator[tuple[Path, str]]:
+    """Every file below a folder, and the folder that it goes to."""
+    for root, _, names in os.walk(folder):
+        below = Path(root).relative_to(folder).as_posix()
+        for name in names:
+            yield Path(root, name), path if below == "." else posixpath.join(path, below)
+
+
+def wrap_registry() -> None:
+    """From now on MLflow's artifact repositories of durable tracking URIs are ours."""
+    from mlflow.store.artifact import artifact_repository_registry as module
+
+    registry = module._artifact_repository_registry
+    if hasattr(registry, "plain"):
+        return
+    registry.plain = registry.get_artifact_repository
+    registry.get_artifact_repository = _repository
+
+
+def plain_repository(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> ArtifactRepository:
+    """MLflow's own repository."""
+    from mlflow.store.artifact import artifact_repository_registry as module
+
+    registry = module._artifact_repository_registry
+    made = getattr(registry, "plain", registry.get_artifact_repository)
+    return made(artifact_uri, tracking_uri, registry_uri)
+
+
+def _repository(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> ArtifactRepository:
+    from mlflow.tracking._tracking_service.utils import _get_store, get_tracking_uri
+
+    tracking_uri = tracking_uri or get_tracking_uri()
+    # `runs:` and `models:` ask the store for the real URI and come here again.
+    if not tracking_uri.startswith("durable+") or str(artifact_uri).startswith(("runs:", "models:")):
+        return plain_repository(artifact_uri, tracking_uri, registry_uri)
+    return DurableArtifactRepository(str(artifact_uri), _get_store(tracking_uri))

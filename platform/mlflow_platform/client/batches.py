@@ -1,0 +1,101 @@
+"""Many `log` records of one run as few `log_batch` calls, within MLflow's limits.
+
+A `log` record is `{"op": "log", "run": id, "m": metrics, "p": params, "t": tags}`; a metric is
+`[key, value, timestamp in ms, step]` and, where it has them, `model id, dataset name, dataset digest`;
+params and tags are `[key, value]`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow_platform.client.spool import Record
+
+#: Limits of one log_batch (mlflow/utils/validation.py: MAX_ENTITIES_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH,
+#: MAX_BATCH_LOG_REQUEST_SIZE, the last of which counts the JSON text of the request).
+MAX_ENTITIES = 1000
+MAX_PARAMS = MAX_TAGS = 100
+MAX_BYTES = 900_000
+#: JSON around one entity: braces, field names, a timestamp and a step.
+_FRAME_BYTES = 90
+
+Entity = list[Any]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one log_batch call sends. A param or tag key occurs once."""
+
+    metrics: list[Entity] = field(default_factory=list)
+    params: dict[str, Entity] = field(default_factory=dict)
+    tags: dict[str, Entity] = field(default_factory=dict)
+    size: int = 0
+
+    def __len__(self) -> int:
+        return len(self.metrics) + len(self.params) + len(self.tags)
+
+    def takes(self, record: Record) -> bool:
+        """Add a whole record if it fits; False, and nothing added, if it does not."""
+        metrics, params, tags = record.get("m", ()), record.get("p", ()), record.get("t", ())
+        size = sum(_size(e) for entities in (metrics, params, tags) for e in entities)
+        if len(self) and (
+            len(self) + len(metrics) + len(params) + len(tags) > MAX_ENTITIES
+            or len(self.params) + len(params) > MAX_PARAMS
+            or len(self.tags) + len(tags) > MAX_TAGS
+            or self.size + size > MAX_BYTES
+            or any(self.params.get(p[0], p) != p for p in params)
+        ):
+            return False
+        self.metrics += metrics
+        # MLflow refuses a second value of a param: the one that came second must come to it second.
+        self.params.update((p[0], p) for p in params)
+        self.tags.update((t[0], t) for t in tags)
+        self.size += size
+        return True
+
+    def parts(self) -> Iterable[Batch]:
+        """Itself, or where a single record was beyond the limits already, pieces that are not."""
+        if (
+            len(self) <= MAX_ENTITIES
+            and len(self.params) <= MAX_PARAMS
+            and len(self.tags) <= MAX_TAGS
+            and self.size <= MAX_BYTES
+        ):
+            return (self,)
+        return self._pieces()
+
+    def _pieces(self) -> list[Batch]:
+        pieces = [Batch()]
+        for kind, entity in self.entities():
+            one: Record = {kind: [entity]}
+            if not pieces[-1].takes(one):
+                pieces.append(Batch())
+                pieces[-1].takes(one)
+        return pieces
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches with about half of the entities each."""
+        entities = list(self.entities())
+        middle = len(entities) // 2
+        halves = Batch(), Batch()
+        for i, (kind, entity) in enumerate(entities):
+            halves[i >= middle].takes({kind: [entity]})
+        return halves
+
+    def entities(self) -> Iterable[tuple[str, Entity]]:
+        yield from (("m", m) for m in self.metrics)
+        yield from (("p", p) for p in self.params.values())
+        yield from (("t", t) for t in self.tags.values())
+
+    def record(self, run: str) -> Record:
+        """As one record again."""
+        parts = {"m": self.metrics, "p": list(self.params.values()), "t": list(self.tags.values())}
+        return {"op": "log", "run": run, **{k: v for k, v in parts.items() if v}}
+
+
+def _size(entity: Entity) -> int:
+    text = sum(len(json.dumps(v)) if isinstance(v, str) and not v.isascii() else len(str(v)) for v in entity)
+    return text + _FRAME_BYTES

@@ -1,0 +1,77 @@
+"""What a failed delivery means: repeat it for ever, doubt it, or put the record away.
+
+MLflow's client wraps whatever happens into an `MlflowException`; which kind it is stands partly in its type
+and partly in its text (mlflow/utils/rest_utils.py: `http_request`, `verify_rest_response`).
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from mlflow_platform.errors import Rejected, Transient
+
+#: No answer from MLflow itself, or one that says: later.
+_LATER = {
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_EARLY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+_RETRIED = re.compile(r"too many (\d{3}) error responses")
+_STATUS = re.compile(r"failed with error code (\d{3})")
+
+
+class Doubtful(Transient):
+    """A failure that may pass or may be the record's own: repeated while nothing else gets through either,
+    put away when it goes on while others succeed. `code` is MLflow's error_code, if known."""
+
+    def __init__(self, what: str, *, code: str = "") -> None:
+        super().__init__(what, uncertain=True)
+        self.code = code
+
+
+class Unauthorised(Transient):
+    """The server refuses the login; another process may have a newer one."""
+
+
+def understand(error: Exception, *, remote: bool) -> Rejected | Transient:
+    """The kind of a failed call. `remote`: it went over HTTP, not into a database or file of this machine."""
+    from mlflow.exceptions import MlflowException, RestException
+
+    if isinstance(error, Rejected | Transient):
+        return error
+    text = _first_line(error)
+    if isinstance(error, KeyError | TypeError | ValueError | AttributeError):
+        return Rejected(f"{type(error).__name__}: {text}")
+    if not isinstance(error, MlflowException):
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        return _by_status(int(status), text) if isinstance(status, int) else Doubtful(text)
+    code = str(error.error_code)
+    status = error.get_http_status_code()
+    if isinstance(error, RestException) or not remote or not text.startswith("API request to "):
+        # MLflow's own words, by its client or by its server.
+        if 400 <= status < 500 and status not in _LATER:
+            return Rejected(text, code=code)
+        return _by_status(status, text, code)
+    # A gateway's page, or no answer at all.
+    if found := _RETRIED.search(text) or _STATUS.search(text):
+        return _by_status(int(found[1]), text)
+    return Transient(text, uncertain=True)
+
+
+def _by_status(status: int, text: str, code: str = "") -> Rejected | Transient:
+    if status == HTTPStatus.UNAUTHORIZED:
+        return Unauthorised(text)
+    if status in _LATER:
+        return Transient(text, uncertain=True)
+    return Doubtful(text, code=code)
+
+
+def _first_line(error: Exception) -> str:
+    """Without credentials: a URI with a login in it is cut."""
+    text = str(error).strip().split("\n", 1)[0][:500] or type(error).__name__
+    return re.sub(r"(\w+://)[^/@\s]*@", r"\1", text)

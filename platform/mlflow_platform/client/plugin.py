@@ -1,0 +1,47 @@
+"""MLflow's entry points: what MLflow calls for a `durable+...` URI. Nothing is imported before it does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow_platform.client.store import DurableStore
+
+PREFIX = "durable+"
+
+
+def tracking_store(store_uri: str, artifact_uri: str | None = None) -> DurableStore:  # noqa: ARG001
+    """The tracking store for a durable URI (entry point group `mlflow.tracking_store`)."""
+    # Before the trace exporter reads it: its queue drops what is beyond 1,000 tasks and hides failures.
+    os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
+    from mlflow_platform.client.artifacts import wrap_registry
+    from mlflow_platform.client.courier import Courier
+    from mlflow_platform.client.spool import Spool
+    from mlflow_platform.client.store import DurableStore
+
+    wrap_registry()
+    uri = plain(store_uri)
+    return DurableStore(uri, Courier(Spool.of(uri)))
+
+
+def registry_store(store_uri: str, **_: Any) -> Any:
+    """The model registry for a durable URI (entry point group `mlflow.model_registry_store`): the server's,
+    once what this process logged is there."""
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    from mlflow_platform.client.registry import DurableRegistry
+
+    return DurableRegistry(_get_store(store_uri).server)
+
+
+def plain(uri: str) -> str:
+    """A durable URI as MLflow knows it. Paths become absolute: the shipper runs in another folder."""
+    uri = uri.removeprefix(PREFIX)
+    scheme, _, path = uri.partition(":")
+    if scheme.startswith("sqlite") and path.startswith("///") and not path.startswith("////"):
+        return f"{scheme}:///{Path(path[3:]).absolute()}"
+    if scheme == "file" and not path.startswith("//"):
+        return Path(path).absolute().as_uri()
+    return uri.rstrip("/") if scheme in ("http", "https") else uri

@@ -1,0 +1,447 @@
+"""The one process of a spool that delivers it: `python -m mlflow_platform.client.shipper FOLDER`.
+
+The store starts it beside the user's program and never waits for it; `mlplatform sync` runs the same code in
+the foreground. It ends when nothing is left to deliver and nobody writes any more.
+
+Records of one run, experiment or model are delivered in their order, in a lane of their own: a lane that
+fails waits with growing pauses and holds up no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from mlflow_platform.client import quarantine
+from mlflow_platform.client.batches import Batch
+from mlflow_platform.client.faults import Doubtful, Unauthorised
+from mlflow_platform.client.progress import Pending, Reader, waiting
+from mlflow_platform.client.spool import Record, Spool, elected
+from mlflow_platform.errors import PlatformError, Rejected, Transient
+
+#: Seconds: between two looks for new records; without work and writers before it ends.
+_POLL = 0.1
+_LINGER = 10.0
+#: Seconds between two tries of what fails: the first, and the longest.
+_BACKOFF = (0.2, 10.0)
+#: A doubtful failure is the record's own after so many tries over so many seconds, while others succeed.
+_DOUBTS = 5
+_DOUBT_SECONDS = 20.0
+#: Failures in a row, of whatever lanes, that mean that nothing gets through.
+_OUTAGE = 3
+#: Seconds of refused logins after which this process ends: a new one may know a newer password.
+_UNAUTHORISED = 60.0
+#: Records read ahead that could be sent now; and at most, with all that waits.
+_AHEAD = 5_000
+_MOST = 200_000
+#: Spans of one request.
+_SPANS = 500
+_EVENTS_BYTES = 64 << 20
+
+
+class Target(Protocol):
+    """What delivers: see `delivery.Delivery`."""
+
+    def deliver(self, records: list[Record]) -> None: ...
+
+    def put_away(self, record: Record, error: Exception) -> None: ...
+
+
+@dataclass(slots=True)
+class Lane:
+    """Records that must keep their order."""
+
+    waiting: deque[Pending] = field(default_factory=deque)
+    attempts: int = 0
+    first_failed: float = 0.0
+    retry_at: float = 0.0
+    #: How many deliveries of the same kind had succeeded when this one first failed.
+    others: int = 0
+
+
+class Shipper:
+    """Delivers a spool. One thread; `step` sends at most one request's worth."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        connect: Callable[[], Target],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        events: bool = True,
+    ) -> None:
+        self._spool = spool
+        self._connect = connect
+        self._target: Target | None = None
+        self._clock = clock
+        self._events = spool.events if events else None
+        self._reader = Reader(spool)
+        self._lanes: dict[str, Lane] = {}
+        self._creating: Counter[str] = Counter()
+        self._succeeded: Counter[str] = Counter()
+        self._failures = 0
+        self._pause_until = 0.0
+        self._read_at = 0.0
+        self._refused_since: float | None = None
+
+    @property
+    def problem(self) -> str:
+        """Why nothing gets through; empty while something does."""
+        return self._reader.cursor.problem
+
+    @property
+    def pending(self) -> int:
+        """Records read and not delivered."""
+        return self._reader.pending
+
+    @property
+    def unauthorised(self) -> bool:
+        """Whether the server refused the login, and accepted nothing since."""
+        return self._refused_since is not None
+
+    def step(self) -> bool:
+        """Read what is new, try one delivery. Whether anything was delivered or put away."""
+        self._read()
+        now = self._clock()
+        if now < self._pause_until:
+            return False
+        for name, lane in list(self._lanes.items()):
+            if lane.retry_at > now or not self._may_go(lane.waiting[0]):
+                continue
+            # The next turn begins with another lane.
+            self._lanes[name] = self._lanes.pop(name)
+            return self._try(name, lane)
+        return False
+
+    def settle(self) -> bool:
+        """Delete what is delivered; whether nothing at all is left and nobody writes."""
+        self._reader.sweep()
+        return not self._reader.pending and self._reader.idle
+
+    def run(self, *, stop: Callable[[], bool], linger: float = _LINGER) -> None:
+        """Deliver until `stop`, or until nothing is left for `linger` seconds. Raises `Unauthorised` when the
+        server has refused the login for a minute."""
+        idle_since: float | None = None
+        while not stop():
+            if self.step():
+                idle_since = None
+                continue
+            if self._refused_since is not None and self._clock() - self._refused_since > _UNAUTHORISED:
+                raise Unauthorised(self.problem)
+            if not self.settle():
+                idle_since = None
+            elif idle_since is None:
+                idle_since = self._clock()
+            if idle_since is not None and self._clock() - idle_since >= linger:
+                quarantine.sweep(self._spool)
+                return
+            time.sleep(_POLL)
+
+    def _read(self) -> None:
+        now = self._clock()
+        sendable = sum(len(lane.waiting) for lane in self._lanes.values() if lane.retry_at <= now)
+        most = min(_AHEAD - sendable, _MOST - self._reader.pending)
+        if most <= 0 or (sendable and now < self._read_at + _POLL):
+            return
+        self._read_at = now
+        for pending in self._reader.records(most):
+            waiting = self._lanes.setdefault(lane_of(pending.record), Lane()).waiting
+            if made := creates(pending.record):
+                # First, even where the clock went back between two processes that share a run.
+                waiting.appendleft(pending)
+                self._creating.update(made)
+            else:
+                waiting.append(pending)
+        if lines := self._reader.lines:
+            if self._events is not None:
+                tell(self._events, lines)
+            lines.clear()
+            self._save()
+
+    def _may_go(self, head: Pending) -> bool:
+        """Whether what the record speaks of is there: its run may be created by a record in another lane."""
+        own = set(creates(head.record))
+        return not any(self._creating[i] for i in mentions(head.record) if i not in own)
+
+    def _try(self, name: str, lane: Lane) -> bool:
+        # After a failure the first one alone: it may be the only one that fails.
+        items = take(lane.waiting) if not lane.attempts else [lane.waiting[0]]
+        records = [item.record for item in items]
+        kind = name.partition(":")[0]
+        try:
+            if self._target is None:
+                self._target = self._connect()
+            self._target.deliver(records)
+        except Rejected as error:
+            if len(items) > 1:
+                lane.attempts = 1
+                return False
+            self._put_away(items[0], error)
+        except Transient as error:
+            if not self._is_its_own(lane, kind, error):
+                self._later(lane, kind, error)
+                return False
+            self._put_away(items[0], error)
+        else:
+            self._succeeded[kind] += 1
+            self._got_through()
+        self._finish(name, lane, items)
+        return True
+
+    def _put_away(self, item: Pending, error: Exception) -> None:
+        if self._target is not None:  # it is: it refused the record
+            self._target.put_away(item.record, error)
+        say(f"put away {item.record['op']}: {error}")
+
+    def _is_its_own(self, lane: Lane, kind: str, error: Transient) -> bool:
+        return (
+            isinstance(error, Doubtful)
+            and lane.attempts >= _DOUBTS
+            and self._clock() - lane.first_failed >= _DOUBT_SECONDS
+            and self._succeeded[kind] > lane.others
+        )
+
+    def _later(self, lane: Lane, kind: str, error: Transient) -> None:
+        now = self._clock()
+        if not lane.attempts:
+            lane.first_failed, lane.others = now, self._succeeded[kind]
+        lane.attempts += 1
+        self._failures += 1
+        lane.retry_at = now + _pause(lane.attempts)
+        if self._failures >= _OUTAGE:
+            # Nothing gets through: one try at a time, of whichever lane is next.
+            self._pause_until = now + _pause(self._failures)
+        if isinstance(error, Unauthorised):
+            self._refused_since = self._refused_since if self._refused_since is not None else now
+        if str(error) != self.problem:
+            say(str(error))
+            self._reader.cursor.problem = str(error)
+            self._save()
+
+    def _got_through(self) -> None:
+        if self._failures >= _OUTAGE:
+            for lane in self._lanes.values():
+                lane.retry_at = 0.0
+        if self.problem:
+            say("delivering again")
+            self._reader.cursor.problem = ""
+        self._failures, self._pause_until, self._refused_since = 0, 0.0, None
+
+    def _finish(self, name: str, lane: Lane, items: list[Pending]) -> None:
+        for item in items:
+            lane.waiting.remove(item)
+            for made in creates(item.record):
+                self._creating[made] -= 1
+                if not self._creating[made]:
+                    del self._creating[made]
+        lane.attempts, lane.retry_at = 0, 0.0
+        if not lane.waiting:
+            del self._lanes[name]
+        self._reader.done(items)
+        self._save()
+
+    def _save(self) -> None:
+        # A full disk must not stop the delivery that makes room on it.
+        with contextlib.suppress(OSError):
+            self._reader.save()
+
+
+def deliver_now(spool: Spool, deadline: float | None, say_problem: Callable[[str], None]) -> str:
+    """Deliver a spool from this process, or wait for the shipper that does; why something is left, or "".
+
+    `deadline` as of `time.monotonic`. `say_problem` is told what holds it up, when it changes.
+    """
+    user = spool.user
+    if user != os.environ.get("MLFLOW_TRACKING_USERNAME", "") and next(waiting(spool), None) is not None:
+        return f"was logged by user {user!r}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    shipper: Shipper | None = None
+    told = ""
+    with contextlib.ExitStack() as until:
+        while True:
+            if shipper is None and until.enter_context(elected(spool)):
+                prepare_environment(spool.uri)
+                shipper = Shipper(spool, connect(spool))
+            if shipper is not None:
+                if shipper.step():
+                    continue
+                shipper.settle()
+                left, problem = shipper.pending > 0, shipper.problem
+            else:
+                until.pop_all().close()
+                left, problem = next(waiting(spool), None) is not None, spool.cursor().problem
+            if not left:
+                return ""
+            if shipper is not None and shipper.unauthorised:
+                return f"the login is refused: {problem}"
+            if problem and problem != told:
+                say_problem(problem)
+                told = problem
+            if deadline is not None and time.monotonic() > deadline:
+                return f"something is left: {problem or 'there was not enough time'}"
+            time.sleep(_POLL)
+
+
+def lane_of(record: Record) -> str:
+    """The kind and name of the order that a record must keep."""
+    op = record["op"]
+    if op == "artifact":
+        return f"artifact:{record['owner'][1] if record['owner'] else record['uri']}"
+    if op == "start_trace":
+        return f"trace:{record['trace']}"
+    if op == "log_spans":
+        return f"spans:{record['experiment']}"
+    for kind in ("trace", "run", "model", "experiment"):
+        if kind in record and not (kind == "run" and op == "create_model"):
+            return f"{kind}:{record[kind]}"
+    return str(op)
+
+
+def creates(record: Record) -> list[str]:
+    """Ids of what the record brings about."""
+    match record["op"]:
+        case "create_run":
+            return [record["run"]]
+        case "create_model":
+            return [record["model"]]
+        case "create_experiment":
+            return [record["experiment"]]
+        case "start_trace":
+            return [record["trace"]]
+    return []
+
+
+def mentions(record: Record) -> Iterator[str]:
+    """Ids of what must be there before."""
+    for kind in ("run", "model", "experiment", "trace"):
+        if value := record.get(kind):
+            yield value
+    op = record["op"]
+    if op == "log":
+        yield from (m[4] for m in record.get("m", ()) if len(m) > 4 and m[4])
+    if op in ("create_run", "log"):
+        tags = record["tags"] if op == "create_run" else record.get("t", ())
+        yield from (value for key, value in tags if key == "mlflow.parentRunId")
+    elif op in ("log_inputs", "log_outputs"):
+        yield from (m if isinstance(m, str) else m[0] for m in record["models"])
+    elif op == "start_trace":
+        info = record["info"]
+        yield info.get("trace_location", {}).get("mlflow_experiment", {}).get("experiment_id", "")
+        yield info.get("trace_metadata", {}).get("mlflow.sourceRun", "")
+    elif op == "link_traces":
+        yield from record["traces"]
+    elif op == "artifact" and record["owner"]:
+        yield record["owner"][1]
+
+
+def take(waiting: deque[Pending]) -> list[Pending]:
+    """The records that go into the next request: one, or as many of a kind as it holds."""
+    first = waiting[0]
+    op, workspace = first.record["op"], first.record.get("w")
+    taken: list[Pending] = []
+    batch, spans = Batch(), 0
+    for item in waiting:
+        record = item.record
+        if record["op"] != op or record.get("w") != workspace:
+            break
+        if op == "log":
+            if not batch.takes(record):
+                break
+        elif op == "log_spans":
+            spans += len(record["spans"])
+            if taken and spans > _SPANS:
+                break
+        elif taken:
+            break
+        taken.append(item)
+    return taken
+
+
+def _pause(attempts: int) -> float:
+    """Seconds, with jitter: programs that a server's end stopped together do not return together."""
+    longest: float = min(_BACKOFF[1], _BACKOFF[0] * 2 ** min(attempts - 1, 20))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+def tell(path: Path, lines: list[bytes]) -> None:
+    """Add records to the file that can be tailed; the one before it is kept as `.1`."""
+    with contextlib.suppress(OSError):
+        if path.exists() and path.stat().st_size > _EVENTS_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:  # noqa: PTH123
+            file.writelines(line + b"\n" for line in lines)
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}", flush=True)
+
+
+def connect(spool: Spool) -> Callable[[], Target]:
+    """How the server of a spool is reached, with the login in the environment."""
+
+    def connected() -> Target:
+        from mlflow_platform.client.delivery import Delivery
+        from mlflow_platform.client.faults import understand
+
+        try:
+            return Delivery(spool, spool.uri)
+        except PlatformError:
+            raise
+        except Exception as error:
+            # A database that is away cannot even be opened.
+            raise Transient(str(understand(error, remote=False))) from error
+
+    return connected
+
+
+def prepare_environment(uri: str) -> None:
+    """Before mlflow is imported: no retries of its own, which would block every lane; nothing in threads."""
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    # Each record says in which workspace it was made.
+    for name in ("MLFLOW_WORKSPACE", "MLFLOW_RUN_ID", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
+
+
+def main(arguments: list[str]) -> int:
+    """The detached process: one argument, the spool's folder."""
+    spool = Spool(Path(arguments[0]))
+    os.umask(0o077)
+    stopping: list[Any] = []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that started it
+    with contextlib.suppress(OSError):
+        os.nice(5)
+    given_up = time.monotonic() + 2.0
+    while True:
+        with elected(spool) as mine:
+            # Whoever looks whether there is a shipper holds the lock for a moment.
+            if not mine and time.monotonic() < given_up:
+                time.sleep(0.05)
+                continue
+            if not mine:
+                return 0
+            prepare_environment(spool.uri)
+            shipper = Shipper(spool, connect(spool))
+            try:
+                shipper.run(stop=lambda: bool(stopping))
+            except Unauthorised as error:
+                say(f"ended: {error}")
+                return 1
+        # A program that began while this one was about to end found the lock taken.
+        if stopping or Reader(spool).idle:
+            return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

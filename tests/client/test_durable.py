@@ -1,0 +1,374 @@
+"""Programs that use nothing but MLflow's own API, through a durable URI, against the real stack."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client.programs import Logging
+from tests.faults.proxy import Proxy, answer, late, lost, refused_by_reset
+
+pytest_plugins = ("tests.client.program_fixtures",)
+
+#: One run with everything that a program logs by hand.
+_EVERYTHING = """
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+with mlflow.start_run(run_name="one") as run:
+    for step in range(5):
+        mlflow.log_metric("loss", 1 / (step + 1), step=step)
+    mlflow.log_metrics({"nan": float("nan"), "inf": float("inf")})
+    mlflow.log_params({f"p{i}": i for i in range(150)})
+    mlflow.set_tags({"team": "search", "ünïcode": "\\u2603\\n"})
+    mlflow.log_text("hello", "notes/a.txt")
+    mlflow.log_dict({"a": 1}, "b.json")
+    numbers = __import__("numpy").arange(3)
+    mlflow.log_input(mlflow.data.from_numpy(numbers, name="numbers"), context="training")
+    mlflow.log_metric("asynchronous", 2.0, synchronous=False).wait()
+    with mlflow.start_run(nested=True, run_name="child") as child:
+        mlflow.log_param("stage", "draft")
+    client.set_tag(run.info.run_id, "gone", "x")
+    client.delete_tag(run.info.run_id, "gone")
+print(json.dumps({"run": run.info.run_id, "child": child.info.run_id, "uri": run.info.artifact_uri}))
+"""
+
+
+def check_everything(plain: Any, logged: dict[str, str]) -> None:
+    """What `_EVERYTHING` logged is on the server, once."""
+    import mlflow
+
+    run = plain.get_run(logged["run"])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "one"
+    history = plain.get_metric_history(logged["run"], "loss")
+    assert [(m.step, m.value) for m in history] == [(i, 1 / (i + 1)) for i in range(5)]
+    assert run.data.metrics["nan"] != run.data.metrics["nan"]
+    assert run.data.metrics["asynchronous"] == 2.0
+    assert run.data.params == {f"p{i}": str(i) for i in range(150)}
+    assert run.data.tags["ünïcode"] == "\u2603\n"
+    assert "gone" not in run.data.tags
+    assert "mlplatform.id" not in run.data.tags
+    assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/notes/a.txt") == "hello"
+    assert mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/b.json") == {"a": 1}
+    assert [d.dataset.name for d in run.inputs.dataset_inputs] == ["numbers"]
+    child = plain.get_run(logged["child"])
+    assert child.data.tags["mlflow.parentRunId"] == logged["run"]
+    assert child.data.params == {"stage": "draft"}
+    assert len(plain.search_runs([run.info.experiment_id])) == 2
+
+
+def test_what_a_program_logs_is_on_the_server_with_the_ids_it_saw(logging_to: Logging, plain: Any) -> None:
+    logged = json.loads(logging_to.run(_EVERYTHING))
+    assert logging_to.sync().returncode == 0
+    check_everything(plain, logged)
+    assert plain.get_run(logged["run"]).info.artifact_uri == logged["uri"]
+    assert "WARNING" not in logging_to.warnings
+    assert "mlflow_platform" not in logging_to.warnings
+    status = logging_to.mlplatform("spool", "status", "--json")
+    assert status.returncode == 0
+    (state,) = json.loads(status.stdout)["spools"]
+    assert (state["records"], state["quarantined"], state["refused"], state["damaged_bytes"]) == (0, 0, 0, 0)
+    events = [json.loads(line)["op"] for line in logging_to.spool.events.read_text().splitlines()]
+    assert events[0] == "create_run"
+    assert events.count("create_run") == 2
+
+
+def test_a_program_without_a_server_never_raises_and_sync_delivers_later(
+    proxied: tuple[Logging, Proxy], plain: Any
+) -> None:
+    logging, proxy = proxied
+    proxy.on("", refused_by_reset, times=-1)
+    timed = "began = time.monotonic()\n" + _EVERYTHING + "print(time.monotonic() - began)"
+    lines = logging.run(timed, MLPLATFORM_OFFLINE="1").splitlines()
+    logged = json.loads(lines[0])
+    assert int(logging.mlplatform("spool", "status", "--json").stdout.count('"records": 0')) == 0
+    assert len(logging.mlplatform("spool", "export").stdout.splitlines()) > 10
+    failed = logging.sync(timeout=1)
+    assert failed.returncode == 1
+    assert "something is left" in failed.stdout
+    assert "Traceback" not in failed.stderr
+    proxy._rules.clear()
+    done = logging.sync()
+    assert done.returncode == 0, done.stdout + done.stderr
+    # The experiment was only a name: its runs are in the real one.
+    experiment = plain.get_experiment_by_name(logging.environment["EXPERIMENT"])
+    assert plain.get_run(logged["run"]).info.experiment_id == experiment.experiment_id
+    check_everything(plain, logged)
+
+
+def test_every_kind_of_fault_in_between_and_everything_arrives_once(
+    proxied: tuple[Logging, Proxy], plain: Any
+) -> None:
+    logging, proxy = proxied
+    html = answer(200, b"<html>welcome</html>", "text/html")
+    for path in ("runs/create", "runs/log-batch", "runs/update", "runs/log-inputs", "runs/delete-tag"):
+        proxy.on(path, lost)
+        proxy.on(path, answer(503, b"{}", Retry_After="1"))
+        proxy.on(path, answer(429))
+        proxy.on(path, html)
+        proxy.on(path, answer(500, b"<html>gateway</html>", "text/html"))
+        proxy.on(path, refused_by_reset)
+    proxy.on("notes/a.txt", lost)
+    proxy.on("notes/a.txt", answer(502))
+    proxy.on("runs/log-batch", late)
+    logging.environment["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "3"
+    logged = json.loads(logging.run(_EVERYTHING))
+    assert logging.sync(timeout=200).returncode == 0
+    check_everything(plain, logged)
+    assert proxy.count("runs/create") >= 7
+
+
+def test_what_the_server_refuses_is_in_quarantine_and_the_rest_arrives(
+    logging_to: Logging, plain: Any
+) -> None:
+    program = """
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+with mlflow.start_run() as run:
+    mlflow.log_metrics({f"m{i}": i for i in range(50)})
+    mlflow.log_metric("bad // name", 1.0)
+    mlflow.log_param("model", "a")
+    mlflow.log_param("model", "b")
+    client.log_metric(run.info.run_id, "text", "no number")
+    mlflow.log_param("after", "x")
+client.log_metric("0" * 32, "nobody", 1.0)
+mlflow.flush_async_logging()
+time.sleep(1.5)
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+with mlflow.start_run(): pass
+print(run.info.run_id)
+"""
+    run_id = logging_to.run(program)
+    assert logging_to.sync().returncode == 1
+    run = plain.get_run(run_id)
+    assert len(run.data.metrics) == 50
+    assert run.data.params == {"model": "a", "after": "x"}
+    assert run.data.tags["mlplatform.rejected"] == "3"
+    listed = logging_to.mlplatform("spool", "quarantine", "--json")
+    assert listed.returncode == 1
+    errors = [r["error"] for r in json.loads(listed.stdout)["spools"][0]["records"]]
+    assert len(errors) == 4
+    assert logging_to.mlplatform("spool", "status").returncode == 1
+    assert logging_to.warnings.count("the tracking server refuses some of what is logged") == 1
+    assert logging_to.mlplatform("spool", "quarantine", "--retry").returncode == 0
+    assert logging_to.sync().returncode == 1
+    assert logging_to.mlplatform("spool", "quarantine", "--drop").returncode == 0
+    assert logging_to.mlplatform("spool", "status").returncode == 0
+
+
+def test_strict_raises_what_mlflow_raises(logging_to: Logging) -> None:
+    program = """
+from mlflow.exceptions import MlflowException
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+said = []
+with mlflow.start_run() as run:
+    mlflow.log_param("model", "a")
+    for call in (
+        lambda: mlflow.log_metric("bad // name", 1.0),
+        lambda: mlflow.log_param("model", "b"),
+        lambda: client.log_metric(run.info.run_id, "text", "no number"),
+    ):
+        try:
+            call()
+        except MlflowException as error:
+            said.append(error.error_code)
+print(said)
+"""
+    assert logging_to.run(program, MLPLATFORM_STRICT="1") == str(["INVALID_PARAMETER_VALUE"] * 3)
+
+
+def test_a_full_spool_refuses_warns_once_and_counts(proxied: tuple[Logging, Proxy]) -> None:
+    logging, proxy = proxied
+    proxy.on("", refused_by_reset, times=-1)
+    program = """
+with mlflow.start_run():
+    for i in range(5000):
+        mlflow.log_metric("m", i, step=i)
+print("went on")
+"""
+    assert logging.run(program, MLPLATFORM_SPOOL_LIMIT="300000", MLPLATFORM_OFFLINE="1") == "went on"
+    assert logging.warnings.count("takes no more records") == 1
+    status = logging.mlplatform("spool", "status", "--json")
+    assert status.returncode == 1
+    (state,) = json.loads(status.stdout)["spools"]
+    # A start and an end of the run, a name tag and the metrics.
+    assert state["records"] + state["refused"] == 5002
+    assert state["refused"] > 100
+    assert state["bytes"] < 400_000
+
+
+def test_reads_and_registration_wait_at_most_ten_seconds_and_say_that_the_server_is_away(
+    proxied: tuple[Logging, Proxy],
+) -> None:
+    logging, proxy = proxied
+    proxy.on("", late, times=-1)
+    program = """
+with mlflow.start_run() as run:
+    mlflow.log_metric("m", 1)
+for call in (
+    lambda: client.search_runs(["0"]),
+    lambda: client.get_run("f" * 32),
+    lambda: mlflow.register_model(f"runs:/{run.info.run_id}/model", "durable-away"),
+):
+    began = time.monotonic()
+    try:
+        call()
+    except Exception as error:
+        print(type(error).__name__, "is away" in str(error), time.monotonic() - began < 10.5)
+began = time.monotonic()
+print(client.get_run(run.info.run_id).data.metrics, time.monotonic() - began < 0.5)
+"""
+    lines = logging.run(program).splitlines()
+    assert lines[:3] == ["Away True True"] * 3
+    assert lines[3] == "{'m': 1.0} True"
+
+
+def test_children_of_a_fork_and_of_a_shell_log_to_the_same_run(
+    proxied: tuple[Logging, Proxy], plain: Any
+) -> None:
+    logging, proxy = proxied
+    proxy.on("", refused_by_reset, times=-1)
+    program = """
+import subprocess
+with mlflow.start_run() as run:
+    mlflow.log_metric("m", 0, step=0)
+    child = os.fork()
+    if not child:
+        mlflow.log_metric("m", 1, step=1, run_id=run.info.run_id)
+        os._exit(0)
+    os.waitpid(child, 0)
+    code = "import mlflow, sys; mlflow.log_metric('m', 2, step=2, run_id=sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, run.info.run_id], check=True)
+print(run.info.run_id)
+"""
+    run_id = logging.run(program, MLPLATFORM_OFFLINE="1")
+    proxy._rules.clear()
+    assert logging.sync().returncode == 0
+    assert [m.step for m in plain.get_metric_history(run_id, "m")] == [0, 1, 2]
+    assert plain.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_can_be_resumed_deleted_and_restored(logging_to: Logging, plain: Any) -> None:
+    program = """
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+with mlflow.start_run() as run:
+    mlflow.log_param("a", 1)
+with mlflow.start_run(run_id=run.info.run_id) as again:
+    mlflow.log_param("b", 2)
+with mlflow.start_run() as other:
+    pass
+client.delete_run(other.info.run_id)
+with mlflow.start_run() as third:
+    pass
+client.delete_run(third.info.run_id)
+client.restore_run(third.info.run_id)
+print(run.info.run_id, other.info.run_id, third.info.run_id)
+"""
+    first, other, third = logging_to.run(program).split()
+    assert logging_to.sync().returncode == 0
+    assert plain.get_run(first).data.params == {"a": "1", "b": "2"}
+    assert plain.get_run(other).info.lifecycle_stage == "deleted"
+    assert plain.get_run(third).info.lifecycle_stage == "active"
+    assert not list(logging_to.spool.runs.iterdir()), "nothing is remembered of runs that ended"
+
+
+def test_traces_arrive_with_their_spans_tags_and_run(proxied: tuple[Logging, Proxy], plain: Any) -> None:
+    logging, proxy = proxied
+    proxy.on("v1/traces", lost)
+    proxy.on("mlflow/traces", lost)
+    program = """
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+@mlflow.trace(span_type="CHAIN")
+def answer(question):
+    with mlflow.start_span("retrieve", span_type="RETRIEVER") as span:
+        span.set_inputs({"query": question})
+        span.set_outputs([{"page_content": "x", "metadata": {"score": 0.5}}])
+    mlflow.update_current_trace(tags={"brand": "aurora"})
+    return question.upper()
+with mlflow.start_run() as run:
+    for i in range(20):
+        answer(f"q{i}")
+try:
+    with mlflow.start_span("failing"):
+        raise ValueError("no")
+except ValueError:
+    pass
+print(run.info.run_id, run.info.experiment_id)
+"""
+    run_id, experiment = logging.run(program).split()
+    assert logging.sync().returncode == 0
+    import mlflow
+
+    traces = mlflow.search_traces(locations=[experiment], return_type="list")
+    assert len(traces) == 21
+    good = [t for t in traces if t.info.state == "OK"]
+    assert len(good) == 20
+    for trace in good:
+        assert [s.name for s in trace.data.spans] == ["answer", "retrieve"]
+        assert trace.data.spans[1].outputs == [{"page_content": "x", "metadata": {"score": 0.5}}]
+        assert trace.info.tags["brand"] == "aurora"
+        assert trace.info.trace_metadata["mlflow.sourceRun"] == run_id
+    assert {t.data.spans[0].outputs for t in good} == {f"Q{i}" for i in range(20)}
+
+
+def test_a_refused_login_holds_up_until_a_right_one_is_given(logging_to: Logging, plain: Any) -> None:
+    right = logging_to.login["MLFLOW_TRACKING_PASSWORD"]
+    logging_to.login["MLFLOW_TRACKING_PASSWORD"] = "wrong"
+    program = """
+with mlflow.start_run() as run:
+    mlflow.log_metric("m", 1.0)
+mlflow.flush_async_logging()
+print(run.info.run_id)
+"""
+    run_id = logging_to.run(program)
+    logging_to.stop_shipper()
+    refused = logging_to.sync()
+    assert refused.returncode == 1
+    assert "the login is refused" in refused.stdout
+    assert "401" in logging_to.mlplatform("spool", "status").stdout
+    logging_to.login["MLFLOW_TRACKING_USERNAME"], user = (
+        "nobody",
+        logging_to.login["MLFLOW_TRACKING_USERNAME"],
+    )
+    assert f"was logged by user '{user}'" in logging_to.sync().stdout
+    logging_to.login.update(MLFLOW_TRACKING_USERNAME=user, MLFLOW_TRACKING_PASSWORD=right)
+    assert logging_to.sync().returncode == 0
+    assert plain.get_run(run_id).data.metrics == {"m": 1.0}
+    for file in logging_to.spool.root.rglob("*"):
+        assert not file.is_file() or right.encode() not in file.read_bytes(), file
+
+
+def test_a_spool_that_cannot_be_written_costs_the_records_not_the_program(logging_to: Logging) -> None:
+    logging_to.base.write_text("a file where a folder should be")
+    program = """
+with mlflow.start_run() as run:
+    mlflow.log_metric("m", 1.0)
+    mlflow.log_text("x", "a.txt")
+print("went on")
+"""
+    assert logging_to.run(program) == "went on"
+    assert logging_to.warnings.count("takes no more records") == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "file"])
+def test_without_a_server_a_database_file_or_a_folder_takes_it(kind: str, tmp_path: Path) -> None:
+    uri = {"sqlite": f"sqlite:///{tmp_path}/mlflow.db", "file": f"file://{tmp_path}/mlruns"}[kind]
+    # MLflow 3.17 lets its file store be used only by those who ask for it.
+    logging = Logging(uri, {"EXPERIMENT": "local", "MLFLOW_ALLOW_FILE_STORE": "true"}, tmp_path / "spool")
+    trace = "mlflow.trace(lambda: 1)()\n"
+    logged = json.loads(logging.run(_EVERYTHING + trace).splitlines()[0])
+    assert logging.sync().returncode == 0, logging.mlplatform("spool", "quarantine").stdout
+    look = """
+experiment = client.get_experiment_by_name("local").experiment_id
+runs = {r.data.tags["mlflow.runName"]: r.info.run_id for r in client.search_runs([experiment])}
+steps = [m.step for m in client.get_metric_history(runs["one"], "loss")]
+files = [f.path for f in client.list_artifacts(runs["one"])]
+traces = mlflow.search_traces(locations=[experiment], return_type="list")
+print(json.dumps([runs, steps, files, [len(t.data.spans) for t in traces]]))
+"""
+    runs, steps, files, spans = json.loads(logging.run(look, MLFLOW_TRACKING_URI=uri))
+    logging.stop_shipper()
+    assert set(runs) == {"one", "child"}
+    assert (steps, files, spans) == (list(range(5)), ["b.json", "notes"], [1])
+    assert (runs["one"] == logged["run"]) is (kind == "sqlite")
