@@ -170,7 +170,7 @@ def test_selectors_and_services_find_their_pods(case: str) -> None:
         else:
             continue
         if m.name in ("mlflow-smoke", "mlflow-rotate") or "cnpg.io/cluster" in selector:
-            continue  # their pods are made when a deployment is tried or a password changed, or by CloudNativePG
+            continue  # their pods are made by a deployment's test, by a rotation, by CloudNativePG
         assert any(selector.items() <= found.items() for found in labels), (
             f"{m.kind} {m.name} selects nothing"
         )

@@ -3,7 +3,7 @@
 Clients send it as the tag `mlplatform.id`. A create that is repeated, because its answer was lost, returns
 what is there. Registered as MLflow's tracking store for `postgresql` and `sqlite` (entry point group
 `mlflow.tracking_store`), so it is in force wherever this package is installed beside `mlflow server`; a
-create without the tag is MLflow's own.
+create without the tag is MLflow's own. The same class writes metrics faster (metrics.py).
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
 def _store_class(workspaces: bool) -> Any:
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
+    from mlflow.store.db.db_types import POSTGRES
     from mlflow.store.tracking import sqlalchemy_store
+
+    from mlflow_platform.server.metrics import write
 
     if workspaces:
         from mlflow.store.tracking.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore as Store
@@ -65,14 +68,22 @@ def _store_class(workspaces: bool) -> Any:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Store
     sqlalchemy_store.uuid = _Uuids()
 
-    class ClientIds(Store):  # type: ignore[misc]
+    class PlatformStore(Store):  # type: ignore[misc]
+        def _log_metrics_once(self, run_id: str, metrics: Sequence[Any]) -> None:
+            if self.db_type == POSTGRES:
+                write(self, run_id, metrics)
+            else:
+                super()._log_metrics_once(run_id, metrics)
+
         def create_run(
             self, experiment_id: str, user_id: str, start_time: int, tags: Sequence[Any], run_name: str
         ) -> Any:
             own, tags = _split(tags)
             return self._once(
                 own,
-                lambda: super(ClientIds, self).create_run(experiment_id, user_id, start_time, tags, run_name),
+                lambda: super(PlatformStore, self).create_run(
+                    experiment_id, user_id, start_time, tags, run_name
+                ),
                 lambda: self.get_run(str(own)),
                 lambda run: run.info.experiment_id,
                 experiment_id,
@@ -124,7 +135,7 @@ def _store_class(workspaces: bool) -> Any:
             finally:
                 _given.set(None)
 
-    return ClientIds
+    return PlatformStore
 
 
 def _split(tags: Sequence[Any]) -> tuple[str | None, list[Any]]:

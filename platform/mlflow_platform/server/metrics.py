@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 #: Rows as arrays: the statement's text is the same for any number of them.
-_ROWS = "unnest(%(keys)s::text[], %(values)s::float8[], %(timestamps)s::int8[], %(steps)s::int8[], %(nans)s::bool[])"
+_ROWS = """unnest(
+  %(keys)s::text[], %(values)s::float8[], %(timestamps)s::int8[], %(steps)s::int8[], %(nans)s::bool[]
+)"""
 _INSERT = f"""
 insert into metrics (run_uuid, key, value, timestamp, step, is_nan)
 select %(run)s, * from {_ROWS}
