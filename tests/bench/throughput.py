@@ -7,7 +7,8 @@ server runs:
 - default: `mlflow server --app-name basic-auth`, nothing set but addresses, keys and no telemetry: 4 workers,
   no cache of logins, background jobs on. (uvicorn finds uvloop here, which a plain `pip install mlflow` does
   not bring; without it each request of the default takes 40 ms longer: Kludex/uvicorn#3149.)
-- ours: command and variables of the container as the chart renders them.
+- ours: command and variables of the container as the chart renders them, in as many processes as it has
+  replicas by default; connections are dealt out to them, as a Service does.
 
 Memory is the proportional set size (PSS) of all their processes: shared pages are counted once.
 """
@@ -42,7 +43,7 @@ SECONDS = 5.0
 CONNECTIONS = (1, 8)
 #: Runs in the experiment that is searched, each with a metric and a parameter.
 RUNS = 20
-#: What is promised: times the default's rate, and no more than its memory divided by that.
+#: What is promised: times the default's rate, and its memory divided by that.
 LEAST_RATIO, LEAST_MEMORY_RATIO = 5.0, 5.0
 
 
@@ -57,19 +58,32 @@ class Measured:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it is and the environment of its clients."""
+    """Running servers of one sort: where they are and the environment of their clients."""
 
-    process: subprocess.Popen[bytes]
+    processes: list[subprocess.Popen[bytes]]
+    addresses: list[str]
     environment: dict[str, str]
+
+    def _all(self) -> Iterator[psutil.Process]:
+        for process in self.processes:
+            root = psutil.Process(process.pid)
+            yield from (root, *root.children(recursive=True))
 
     def memory(self) -> float:
         """MiB, PSS of all its processes (proc(5), smaps_rollup)."""
-        root = psutil.Process(self.process.pid)
-        return sum(_pss(p.pid) for p in [root, *root.children(recursive=True)])
+        return sum(_pss(p.pid) for p in self._all())
 
     def measure(self, kind: str, connections: int, experiment: str) -> Measured:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.throughput", kind, str(connections), experiment],
+            [
+                sys.executable,
+                "-m",
+                "tests.bench.throughput",
+                kind,
+                str(connections),
+                experiment,
+                *self.addresses,
+            ],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -87,8 +101,9 @@ def main(stack: Stack, scratch: Path) -> bool:
         folder = scratch / name
         folder.mkdir()
         with start(stack, folder) as server:
-            bare = _client(server.environment)
-            experiment = _experiment(bare, f"throughput-{name}")
+            os.environ.update(server.environment)
+            (bare,) = _clients(server.addresses[:1])
+            experiment = _experiment(bare, f"throughput-{name}-{time.time_ns()}")
             idle = server.memory()
             results[name] = {
                 (kind, connections): server.measure(kind, connections, experiment)
@@ -159,7 +174,8 @@ def ours(stack: Stack, folder: Path) -> Iterator[Server]:
     }
     command = [sys.executable, *container["command"][1:]]
     command[command.index("--port") + 1] = "{port}"
-    with _running(stack, folder, command, environment) as server:
+    replicas = _named(manifests, "Deployment")["spec"]["replicas"]
+    with _running(stack, folder, command, environment, replicas) as server:
         yield server
 
 
@@ -185,41 +201,40 @@ def _keys(stack: Stack, folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _running(stack: Stack, folder: Path, command: list[str], environment: dict[str, str]) -> Iterator[Server]:
-    port = free_port()
+def _running(
+    stack: Stack, folder: Path, command: list[str], environment: dict[str, str], replicas: int = 1
+) -> Iterator[Server]:
     base = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [part.format(port=port) for part in command],
-            cwd=folder,
-            env={**base, **environment},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    server = Server(
-        process,
-        {**os.environ, **stack.endpoints().environment(), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"},
-    )
+    processes, addresses = [], []
     try:
-        _wait(process, port, folder)
-        yield server
+        for port in [free_port() for _ in range(replicas)]:
+            with (folder / "log").open("ab") as log:
+                process = subprocess.Popen(
+                    [part.format(port=port) for part in command],
+                    cwd=folder,
+                    env={**base, **environment},
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            processes.append(process)
+            addresses.append(f"http://127.0.0.1:{port}")
+            _wait(process, addresses[-1], folder)
+        yield Server(processes, addresses, {**os.environ, **stack.endpoints().environment()})
     finally:
-        for left in psutil.Process(process.pid).children(recursive=True):
-            left.kill()
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        for process in processes:
+            for left in psutil.Process(process.pid).children(recursive=True):
+                left.kill()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+def _wait(process: subprocess.Popen[bytes], address: str, folder: Path) -> None:
     """Until it serves and its processes have come to rest: job consumers start later than the server."""
     deadline = time.monotonic() + 180
     while True:
         try:
-            if (
-                urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=False, timeout=2).status
-                == 200
-            ):
+            if urllib3.request("GET", f"{address}/health", retries=False, timeout=2).status == 200:
                 break
         except urllib3.exceptions.HTTPError:
             pass
@@ -241,9 +256,13 @@ def _pss(pid: int) -> float:
     return 0.0
 
 
-def _client(environment: dict[str, str]) -> Bare:
-    os.environ.update({k: v for k, v in environment.items() if k.startswith("MLFLOW_TRACKING_")})
-    return Bare()
+def _clients(addresses: list[str]) -> list[Bare]:
+    """A connection to each address, with the login of this process' environment."""
+    found = []
+    for address in addresses:
+        os.environ["MLFLOW_TRACKING_URI"] = address
+        found.append(Bare())
+    return found
 
 
 def _post(bare: Bare, path: str, **body: object) -> dict[str, Any]:
@@ -291,12 +310,12 @@ KINDS = {
 }
 
 
-def send(kind: str, connections: int, experiment: str) -> tuple[float, float, float]:
-    """Send one kind of request on so many connections for `SECONDS`: rate, p50 and p99 in ms."""
+def send(kind: str, connections: int, experiment: str, addresses: list[str]) -> tuple[float, float, float]:
+    """Send one kind of request on so many connections for `SECONDS`: rate, p50 and p99 in ms. Connections
+    are dealt out to the addresses in turn, as a Service does."""
     took: list[float] = []
 
-    def work() -> None:
-        bare = Bare()
+    def work(bare: Bare) -> None:
         run = _run(bare, "0")
         ready.wait()
         i, end = 0, time.perf_counter() + SECONDS
@@ -306,7 +325,8 @@ def send(kind: str, connections: int, experiment: str) -> tuple[float, float, fl
             i += 1
 
     ready = threading.Barrier(connections + 1)
-    threads = [threading.Thread(target=work) for _ in range(connections)]
+    bares = _clients([addresses[i % len(addresses)] for i in range(connections)])
+    threads = [threading.Thread(target=work, args=(bare,)) for bare in bares]
     for thread in threads:
         thread.start()
     ready.wait()
@@ -319,4 +339,4 @@ def send(kind: str, connections: int, experiment: str) -> tuple[float, float, fl
 
 
 if __name__ == "__main__":
-    print(json.dumps(send(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+    print(json.dumps(send(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])))

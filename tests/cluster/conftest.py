@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import clusters
-from tests.cluster.release import RESTRICTED, Release, deploy
+from tests.cluster.release import RESTRICTED, WAYS_IN, Release, deploy
 
 #: The first use on a machine builds Kubernetes: about 7 minutes on 2 idle cores.
 FIRST_USE_SECONDS = 2400
@@ -66,9 +66,9 @@ def restricted(node: clusters.Cluster, namespace: str) -> str:
 
 @pytest.fixture(scope="session")
 def live(node: clusters.Cluster) -> Iterator[Release]:
-    """A release with the default values that many tests share: each leaves it whole and serving."""
+    """A release with the default values and all ways in; tests share it, and leave it whole and serving."""
     node.kubectl("create", "namespace", "live")
     node.kubectl("label", "namespace", "live", RESTRICTED)
-    deploy(node, "-n", "live")
+    deploy(node, "-n", "live", *WAYS_IN)
     yield Release(node, "live")
     node.kubectl("delete", "namespace", "live", "--timeout=100s")

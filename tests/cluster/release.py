@@ -15,6 +15,12 @@ import urllib3
 from tests.cluster import clusters
 
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+#: Hosts that users open. No controller is here, and no HTTPRoute: a Gateway's host is told by hand.
+INGRESS_HOST, GATEWAY_HOST = "mlflow.example.com", "gateway.example.com"
+WAYS_IN = [
+    *("--set", f"ingress={{enabled: true, host: {INGRESS_HOST}}}"),
+    *("--set", f"server.allowedHosts=[{GATEWAY_HOST}]"),
+]
 SMOKE = ["login", "run", "metric", "artifact written and read back", "model registered"]
 
 

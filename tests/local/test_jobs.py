@@ -46,6 +46,7 @@ def redis(tmp_path: Path) -> Iterator[str]:
     server.wait(10)
 
 
+@pytest.mark.soak
 def test_a_job_that_one_server_takes_is_run_beside_another(stack: Stack, redis: str, tmp_path: Path) -> None:
     environment = {
         **environment_of(stack),

@@ -126,5 +126,4 @@ def connect_arguments(uri: str) -> dict[str, Any]:
         raise BadInput("the tracking database's address is no URI", remedy=_REMEDY) from None
     if url.get_backend_name() != "postgresql":
         raise BadInput(f"the tracking database is {url.get_backend_name()}", remedy=_REMEDY)
-    arguments: dict[str, Any] = url.get_dialect()().create_connect_args(url)[1]
-    return arguments
+    return dict(url.get_dialect()().create_connect_args(url)[1])
