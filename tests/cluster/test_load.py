@@ -1,6 +1,8 @@
 """Clients log while the platform is changed and broken: no request fails, nothing acknowledged is lost.
 
-Figures are printed, not asserted: they are the machine's. `make soak` runs the long sweeps.
+The clients run on this machine: to the node's kube-proxy their packets are like a pod's, both enter by the
+same chain (nat PREROUTING). Figures are printed, not asserted: they are the machine's. `make soak` runs the
+long sweeps.
 """
 
 from __future__ import annotations
