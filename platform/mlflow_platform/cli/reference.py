@@ -32,6 +32,10 @@ def page() -> str:
             raise LookupError(name)
         context = click.Context(command, info_name=name, parent=top, **width)
         parts.append(f"## mlplatform {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+        for sub, inner in command.commands.items() if isinstance(command, click.Group) else ():
+            context_of = click.Context(inner, info_name=sub, parent=context, **width)
+            text = inner.get_help(context_of).rstrip()
+            parts.append(f"### mlplatform {name} {sub}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
 
 

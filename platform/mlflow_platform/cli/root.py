@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("chart", "Print the Kubernetes objects that a deployment consists of."),
     "deploy": ("deploy", "Bring MLflow, its database and store to a Kubernetes cluster; test it."),
     "undeploy": ("deploy", "Take a deployment away; its data stay unless told otherwise."),
+    "retention": ("retention", "Delete old runs, traces and models by policy: plan, run, status, undo."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 
@@ -44,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 #: What to know after Ctrl-C, by command.
 _AFTER_A_STOP = {
     "apply": ": what was written stays, and the next apply finishes what is left",
+    "retention": ": what was purged stays so, and the next run finishes what is left",
     "up": ": what was started and written stays, and the next up finishes what is left",
 }
 
