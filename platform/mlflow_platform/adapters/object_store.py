@@ -13,7 +13,7 @@ MOST_KEYS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One object: its key below the root, bytes, time of its last change; `version` in a versioned listing."""
+    """One object: its key below the root, bytes, last change; `version` where all versions are listed."""
 
     key: str
     size: int
@@ -47,7 +47,7 @@ class ObjectStore(Protocol):
         """One page of keys that begin with `prefix`, from behind (key, version) `after`."""
 
     def delete(self, objects: Sequence[Found]) -> Mapping[Found, Refusal]:
-        """Delete up to `MOST_KEYS` objects; those that were refused. What is gone already counts as deleted."""
+        """Delete up to `MOST_KEYS` objects; those that were refused. What is gone already is no refusal."""
 
     def read(self, key: str) -> bytes | None:
         """An object's content; None where there is none."""

@@ -23,7 +23,7 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class S3Login:
-    """How to reach an S3 API. None leaves a value to boto3's own search (environment, files, workload identity)."""
+    """How to reach an S3 API. None leaves a value to boto3: environment, files, workload identity."""
 
     endpoint: str | None = None
     region: str | None = None

@@ -18,7 +18,6 @@ from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK, BadInp
 
 if TYPE_CHECKING:
     from mlflow_platform.adapters.postgres import Database
-    from mlflow_platform.config import Configuration
     from mlflow_platform.model.retention_policy import RetentionPolicy
     from mlflow_platform.model.tracking_server import TrackingServer
     from mlflow_platform.retention.report import Report
@@ -300,7 +299,8 @@ def _surrounding(policies: Sequence[RetentionPolicy], *, all_versions: bool) -> 
     if not stack.status().exists:
         raise BadInput(
             "no database: none is given and no local stack is running",
-            remedy="name a TrackingServer document with spec.database, set MLFLOW_BACKEND_STORE_URI, or `mlplatform up`",
+            remedy="name a TrackingServer document with spec.database, set MLFLOW_BACKEND_STORE_URI, "
+            "or start one with `mlplatform up`",
         )
     local = stack.endpoints()
     login = S3Login(local.s3_endpoint, "us-east-1", local.s3_access_key, local.s3_secret_key)

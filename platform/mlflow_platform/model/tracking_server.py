@@ -9,7 +9,6 @@ from pydantic import Field, StringConstraints
 from mlflow_platform.model.base import Document, Model, ResourceName, SecretReference
 from mlflow_platform.model.fields import Address, without_login
 
-
 #: A bucket, a prefix in one, or a folder. 200: what runs.artifact_uri takes.
 StoreUri = Annotated[
     str, StringConstraints(min_length=2, max_length=200, pattern=r"^(s3://[^/]+(/.*)?|file:///.+|/.+)$")
@@ -48,8 +47,8 @@ class ArtifactAccess(Model):
 
     destination: StoreUri | None = Field(
         None,
-        description="Where the server's proxy keeps artifacts (its --artifacts-destination): `s3://BUCKET/PREFIX`, "
-        "or a folder that is mounted where the server has it.",
+        description="Where the server's proxy keeps artifacts (its --artifacts-destination): "
+        "`s3://BUCKET/PREFIX`, or a folder that is mounted where the server has it.",
     )
     roots: Annotated[list[StoreUri], Field(max_length=100)] = Field(
         default_factory=list, description="Where clients write artifacts themselves, past the server."

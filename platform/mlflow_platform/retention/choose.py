@@ -35,7 +35,12 @@ select e.experiment_id, e.name, e.workspace, e.lifecycle_stage, e.last_update_ti
             where t.experiment_id = e.experiment_id), '{}'::jsonb)
 from public.experiments e order by e.experiment_id
 """
-_RUNS = """
+#: Columns of `Held`; `ripe` by the database's clock, which wrote `chosen_at`.
+_HELD = (
+    "extract(epoch from q.chosen_at) * 1000, q.stamp,"
+    " q.chosen_at <= now() - make_interval(secs => %(wait)s), q.kept"
+)
+_RUNS = f"""
 select r.run_uuid, r.experiment_id, r.lifecycle_stage = 'active', r.status, r.start_time, r.end_time,
   r.deleted_time, r.artifact_uri,
   case when r.lifecycle_stage = 'active' then row_number() over (
@@ -43,28 +48,28 @@ select r.run_uuid, r.experiment_id, r.lifecycle_stage = 'active', r.status, r.st
   case when m.value is not null and r.lifecycle_stage = 'active' then row_number() over (
     partition by r.experiment_id, r.lifecycle_stage, m.value is null
     order by m.value * %(sign)s desc, r.start_time desc, r.run_uuid) end,
-  extract(epoch from q.chosen_at) * 1000, q.stamp, q.chosen_at <= now() - make_interval(secs => %(wait)s), q.kept
+  {_HELD}
 from public.runs r
 left join public.latest_metrics m on m.run_uuid = r.run_uuid and m.key = %(metric)s and not m.is_nan
 left join mlplatform.quarantine q on q.kind = 'run' and q.id = r.run_uuid
 where r.experiment_id = any(%(experiments)s)
 """
-_MODELS = """
+_MODELS = f"""
 select m.model_id, m.experiment_id, m.lifecycle_stage is distinct from 'deleted', m.creation_timestamp_ms,
   m.last_updated_timestamp_ms, m.artifact_location,
-  extract(epoch from q.chosen_at) * 1000, q.stamp, q.chosen_at <= now() - make_interval(secs => %(wait)s), q.kept
+  {_HELD}
 from public.logged_models m
 left join mlplatform.quarantine q on q.kind = 'logged model' and q.id = m.model_id
 where m.experiment_id = any(%(experiments)s)
 """
-_VERSIONS = """
+_VERSIONS = f"""
 select v.workspace, v.name, v.version, v.creation_time, v.current_stage,
   row_number() over (partition by v.workspace, v.name order by v.version desc),
   exists (select from public.registered_model_aliases a
           where a.workspace = v.workspace and a.name = v.name and a.version = v.version),
   exists (select from public.model_version_tags t where t.workspace = v.workspace and t.name = v.name
           and t.version = v.version and t.key = %(pin)s and lower(t.value) is distinct from 'false'),
-  extract(epoch from q.chosen_at) * 1000, q.stamp, q.chosen_at <= now() - make_interval(secs => %(wait)s), q.kept
+  {_HELD}
 from public.model_versions v
 left join mlplatform.quarantine q
   on q.kind = 'version' and q.id = v.workspace || '/' || v.name || '/' || v.version

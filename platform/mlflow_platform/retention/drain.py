@@ -38,7 +38,7 @@ class Drain:
     def objects(self, pause: Callable[[], None] = lambda: None) -> None:
         """Delete the objects of every pending entry, root by root. Entries with problems stay pending."""
         self.connection.execute(
-            f"update mlplatform.purged set {_EMPTY} where state = 'pending' and root is null",  # noqa: S608 - ours
+            f"update mlplatform.purged set {_EMPTY} where state = 'pending' and root is null",
             _checks(),
         )
         for root, store in self.roots.all.items():
@@ -75,7 +75,8 @@ class Drain:
             if row[2] in named:
                 text = "a model version names it since it was purged: its objects stay"
                 self.connection.execute(
-                    "update mlplatform.purged set state = 'claimed', problem = %s where kind = %s and id = %s",
+                    "update mlplatform.purged set state = 'claimed', problem = %s"
+                    " where kind = %s and id = %s",
                     (text, row[1], row[2]),
                 )
                 self.report.notes.append(f"{row[1]} {row[2]}: {text}")
@@ -157,7 +158,7 @@ class Drain:
             (kind, gone),
         )
         self.connection.execute(
-            f"update mlplatform.purged set {_EMPTY} where state = 'pending' and root is null"  # noqa: S608 - ours
+            f"update mlplatform.purged set {_EMPTY} where state = 'pending' and root is null"
             " and kind = %(kind)s and id = any(%(ids)s)",
             {**_checks(), "kind": kind, "ids": gone},
         )
@@ -165,7 +166,8 @@ class Drain:
     def waiting(self) -> int:
         """How many places still hold objects that should be gone; tells of those in stores not at hand."""
         elsewhere = self.connection.execute(
-            "select root, count(*) from mlplatform.purged where state = 'pending' and root <> all(%s) group by 1",
+            "select root, count(*) from mlplatform.purged where state = 'pending' and root <> all(%s)"
+            " group by 1",
             (list(self.roots.all),),
         ).fetchall()
         for root, count in elsewhere:

@@ -47,8 +47,8 @@ _WORK = (
     ("experiment", "purge"),
 )
 _ATTEMPTS = 6
-#: Deleted share of a table from which on it is vacuumed.
-_VACUUM_SHARE = 0.1
+#: Deleted share of a table, and rows, from which on it is vacuumed; autovacuum sees to the small ones.
+_VACUUM_SHARE, _VACUUM_ROWS = 0.1, 10_000
 
 
 class Closed(Exception):
@@ -160,7 +160,10 @@ class Engine:
                 report.stopped = str(closed)
             report.waiting = drain.waiting()
             self._vacuum(guard, report)
-            finish = "update mlplatform.retention_run set finished_at = now(), outcome = %s, report = %s where id = %s"
+            finish = (
+                "update mlplatform.retention_run set finished_at = now(), outcome = %s, report = %s"
+                " where id = %s"
+            )
             outcome = "problems" if report.problems else report.stopped or "done"
             connection.execute(finish, (outcome, _json(report), record[0] if record else None))
 
@@ -204,8 +207,8 @@ class Engine:
                 ):
                     continue
                 raise BrakeStopped(
-                    f"the policy {policy.metadata.name} chooses {count:,} of {seen[kind]:,} {kind}s, more than "
-                    f"{brake.maxPercent} %; nothing was touched",
+                    f"the policy {policy.metadata.name} chooses {count:,} of {seen[kind]:,} {kind}s, "
+                    f"more than {brake.maxPercent} %; nothing was touched",
                     plan_hash=report.hash,
                     remedy="look at `mlplatform retention plan`; if it is meant, pass "
                     f"--allow-destructive {report.hash}, or raise spec.brake.maxPercent",
@@ -324,7 +327,7 @@ class Engine:
         sizes = "select reltuples from pg_class where oid = to_regclass(%s)"
         for table, deleted in report.rows.items():
             row = guard.execute(sizes, (f"public.{table}",)).fetchone()
-            if deleted and row and deleted > _VACUUM_SHARE * (max(0, row[0]) + deleted):
+            if deleted >= _VACUUM_ROWS and row and deleted > _VACUUM_SHARE * (max(0, row[0]) + deleted):
                 guard.execute(f"vacuum (analyze, truncate false) public.{table}")
                 report.notes.append(f"vacuumed {table}: the room of {deleted:,} rows is reusable, not freed")
 

@@ -34,7 +34,8 @@ def undo(database: Database, *, policy: str | None = None, ids: Sequence[str] = 
         if not journal.exists(connection):
             return counts
         installation = journal.open_journal(connection)
-        query = f"{_STILL_HELD.replace('where', 'where q.kind = %(kind)s and (', 1)})" + (
+        query = (
+            f"select * from ({_STILL_HELD}) as q where q.kind = %(kind)s"
             " and (%(policy)s::text is null or q.policy = %(policy)s)"
             " and (%(all)s or q.id = any(%(ids)s)) and q.id > %(last)s order by q.id limit 1000"
         )
@@ -53,12 +54,12 @@ def undo(database: Database, *, policy: str | None = None, ids: Sequence[str] = 
 
 
 _RESTORE = {
-    "run": "update public.runs r set lifecycle_stage = 'active', deleted_time = null from mlplatform.quarantine q"
-    " where q.kind = 'run' and q.id = r.run_uuid and r.run_uuid = any(%s) and r.lifecycle_stage = 'deleted'"
-    " and r.deleted_time = q.stamp",
-    "logged model": "update public.logged_models m set lifecycle_stage = 'active' from mlplatform.quarantine q"
-    " where q.kind = 'logged model' and q.id = m.model_id and m.model_id = any(%s)"
-    " and m.lifecycle_stage = 'deleted' and m.last_updated_timestamp_ms = q.stamp",
+    "run": "update public.runs r set lifecycle_stage = 'active', deleted_time = null"
+    " from mlplatform.quarantine q where q.kind = 'run' and q.id = r.run_uuid and r.run_uuid = any(%s)"
+    " and r.lifecycle_stage = 'deleted' and r.deleted_time = q.stamp",
+    "logged model": "update public.logged_models m set lifecycle_stage = 'active'"
+    " from mlplatform.quarantine q where q.kind = 'logged model' and q.id = m.model_id"
+    " and m.model_id = any(%s) and m.lifecycle_stage = 'deleted' and m.last_updated_timestamp_ms = q.stamp",
     "version": "update mlplatform.quarantine set kept = true where kind = 'version' and id = any(%s)",
 }
 
@@ -76,7 +77,7 @@ def status(database: Database, roots: Roots) -> dict[str, Any]:
             return found
         found["installation"] = _one(connection, "select id::text from mlplatform.installation")
         held = (
-            f"select h.policy, h.kind, count(*), min(q.chosen_at) from ({_STILL_HELD}) as h(kind, id, policy)"  # noqa: S608 - ours
+            f"select h.policy, h.kind, count(*), min(q.chosen_at) from ({_STILL_HELD}) as h(kind, id, policy)"
             " join mlplatform.quarantine q using (kind, id) group by 1, 2 order by 1, 2"
         )
         found["quarantine"] = [

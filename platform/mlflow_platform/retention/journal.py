@@ -129,14 +129,15 @@ def check_unchanged(connection: psycopg.Connection[Any], installation: Installat
     row = connection.execute("select id from mlplatform.installation for share").fetchone()
     if row is None or row[0] != installation.id:
         raise Fatal(
-            f"this database has become another one (installation {row[0] if row else 'none'}, schema {revision})",
+            f"this database has become another one (installation {row[0] if row else 'none'}, "
+            f"schema {revision})",
             remedy="somebody restored it meanwhile; run this again",
         )
 
 
 def check_revision(connection: psycopg.Connection[Any], *, lock: bool = False) -> str:
     """MLflow's schema revision. Raises `BadInput` for one that these statements were not written for."""
-    query = f"select version_num from public.alembic_version{' for share' if lock else ''}"  # noqa: S608 - ours
+    query = f"select version_num from public.alembic_version{' for share' if lock else ''}"
     row = connection.execute(query).fetchone()
     revision = row[0] if row else "none"
     if revision not in KNOWN_REVISIONS:
@@ -197,7 +198,8 @@ def write(connection: psycopg.Connection[Any], policy: str, entries: Sequence[En
 def forget(connection: psycopg.Connection[Any]) -> None:
     """Drop entries that were done long ago, and notes of what is no longer there."""
     connection.execute(
-        "delete from mlplatform.purged where state = 'done' and purged_at < now() - make_interval(days => %s)",
+        "delete from mlplatform.purged where state = 'done'"
+        " and purged_at < now() - make_interval(days => %s)",
         (KEPT_DAYS,),
     )
     connection.execute(

@@ -24,7 +24,8 @@ token as materialized (
   where v.current_stage is distinct from 'Deleted_Internal'),
 odd as materialized (select id from wanted where id !~ '^(m-)?[0-9a-f]{32}$'),
 named as (
-  select w.id from wanted w join token t on t.id = case when w.id like 'm-%%' then substr(w.id, 3) else w.id end
+  select w.id from wanted w join token t
+    on t.id = case when w.id like 'm-%%' then substr(w.id, 3) else w.id end
   union
   select o.id from odd o join public.model_versions v
     on strpos(concat_ws(' ', v.run_id, v.source, v.storage_location), o.id) > 0
@@ -109,7 +110,6 @@ def protected(
     """
     if not ids:
         return {}
-    # A table with no such rows at all is the common case, and then its part of the statement is free.
     rows = connection.execute(
         _STATEMENTS[kind], {"ids": list(ids), "pin": pin, "abandoned": abandoned, "choosing": choosing}
     )

@@ -141,7 +141,7 @@ class Purger:
             ' \'"mlflow.assessment.sourceRunId": "([0-9a-f]{32})"\') = any(%s)'
         )
         self._invalidate(
-            f"select distinct experiment_id, trace_timestamp_ms from public.assessments where {condition}",  # noqa: S608 - ours
+            f"select distinct experiment_id, trace_timestamp_ms from public.assessments where {condition}",
             ids,
             ("assessment",),
         )
@@ -243,7 +243,7 @@ class Purger:
         }
         for family in families:
             self.connection.execute(
-                "insert into public.sql_trace_rollup_rebuild_queue (experiment_id, rollup_day, rollup_family)"  # noqa: S608 - ours
+                "insert into public.sql_trace_rollup_rebuild_queue (experiment_id, rollup_day, rollup_family)"
                 f" select distinct r.experiment_id, r.rollup_day, %s from ({query}) as t(experiment_id, at)"
                 f" join public.{tables[family]} r on r.experiment_id = t.experiment_id"
                 " and r.rollup_day between (to_timestamp(t.at / 1000) at time zone 'utc')::date"
@@ -288,10 +288,10 @@ class Purger:
         journal.write(self.connection, name, [Entry("version", i, "", None, None, None) for i in ids])
         self._delete(
             batch,
-            {
-                t: "workspace || '/' || name || '/' || version = any(%s)"
-                for t in ("model_version_tags", "model_versions")
-            },
+            dict.fromkeys(
+                ("model_version_tags", "model_versions"),
+                "workspace || '/' || name || '/' || version = any(%s)",
+            ),
             ids,
         )
         self.connection.execute(
@@ -426,7 +426,7 @@ def delete(
         return
     for table, condition in conditions.items():
         values = [list(ids)] * condition.count("%s")
-        deleted = connection.execute(f"delete from public.{table} where {condition}", values).rowcount  # noqa: S608 - ours
+        deleted = connection.execute(f"delete from public.{table} where {condition}", values).rowcount
         rows[table] += max(0, deleted)
 
 
@@ -497,7 +497,8 @@ _EXPERIMENT_ROWS = {
     "spans": _OF_EXPERIMENT,
     "entity_associations": "(source_type = 'experiment' and source_id = any(%s::text[]))"
     " or (destination_type = 'experiment' and destination_id = any(%s::text[]))",
-    "guardrail_configs": f"guardrail_id in (select guardrail_id from public.guardrails where scorer_id in {_SCORERS})",
+    "guardrail_configs": "guardrail_id in (select guardrail_id from public.guardrails"
+    f" where scorer_id in {_SCORERS})",
     "guardrails": f"scorer_id in {_SCORERS}",
     "online_scoring_configs": _OF_EXPERIMENT,
     "scorers": _OF_EXPERIMENT,

@@ -39,6 +39,9 @@ _OWN_BASE = re.compile(r"(?:workspaces/[^/]+/)?(?P<experiment>\d{1,18})/")
 _ASKED_TOGETHER = 5000
 
 
+_LONG_AGO = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+
+
 @dataclass
 class Thing:
     """Objects of one run, logged model or trace. `kind` is that of the table to ask."""
@@ -48,7 +51,7 @@ class Thing:
     prefix: str
     objects: int = 0
     bytes: int = 0
-    youngest: datetime.datetime = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+    youngest: datetime.datetime = _LONG_AGO
 
 
 def sweep(
