@@ -167,7 +167,9 @@ def with_steps(world: World, act: Callable[[str], None]) -> Report:
     return world.engine(act).run([world.policy(rules=RULES)])
 
 
-def test_a_run_restored_before_its_rows_commit_survives_whole(world: World, subtests: pytest.Subtests) -> None:
+def test_a_run_restored_before_its_rows_commit_survives_whole(
+    world: World, subtests: pytest.Subtests
+) -> None:
     run = world.run()
     model = world.logged_model(run)
     rows = {t: world.counts()[t] for t in ("metrics", "params", "tags", "inputs", "logged_model_metrics")}
@@ -228,9 +230,8 @@ def test_a_restore_that_comes_too_late_is_refused_and_nothing_is_half_gone(world
 
 def _until_blocked(world: World) -> None:
     """Wait until a connection of the server waits for a lock of ours."""
-    blocked = (
-        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-    )
+    blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+    blocked += " and datname = current_database()"
     for _ in range(1000):
         if world.one(blocked):
             return
@@ -250,14 +251,14 @@ def test_a_version_registered_while_its_run_is_purged(world: World) -> None:
 
     def register(run: str) -> None:
         # As the server's create_model_version does it: no row of runs is looked at.
-        world_of_thread = "insert into model_versions (name, version, source, storage_location, current_stage)"
+        insert = (
+            "insert into model_versions (name, version, source, storage_location, current_stage, status,"
+            " creation_time, last_updated_time) select %s, coalesce(max(version), 0) + 1, %s, %s, 'None',"
+            " 'READY', 1, 1 from model_versions where name = %s"
+        )
         with world.database.connect(autocommit=True) as other:
             other.execute("set lock_timeout = 0")
-            other.execute(
-                f"{world_of_thread} select %s, coalesce(max(version), 0) + 1, %s, %s, 'None'"
-                " from model_versions where name = %s",
-                (model, f"{uris[run]}/model", f"{uris[run]}/model", model),
-            )
+            other.execute(insert, (model, f"{uris[run]}/model", f"{uris[run]}/model", model))
 
     thread = threading.Thread(target=register, args=(late,))
 
@@ -298,7 +299,8 @@ def test_late_uploads_inputs_and_spans_are_found_an_hour_and_a_day_later(world: 
             (run,),
         )
         world.sql.execute(
-            "insert into trace_info (request_id, experiment_id, timestamp_ms, status) values (%s, %s, 1, 'OK')",
+            "insert into trace_info (request_id, experiment_id, timestamp_ms, status)"
+            " values (%s, %s, 1, 'OK')",
             (trace, int(world.experiment)),
         )
         world.span(trace)
@@ -327,7 +329,9 @@ def test_lost_connections_begin_again(world: World, moment: str) -> None:
 
     def act(name: str) -> None:
         if name == moment and next(once, None):
-            end = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'mlplatform'"
+            end = (
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'mlplatform'"
+            )
             world.sql.execute(f"{end} and pid <> pg_backend_pid()")
 
     report = with_steps(world, act)
@@ -421,7 +425,9 @@ def test_keys_that_are_refused_wait_in_the_journal_until_their_date(world: World
         uri = f"s3://{bucket}/{world.experiment}/{run}/artifacts"
         world.sql.execute("update runs set artifact_uri = %s where run_uuid = %s", (uri, run))
         for name in ("a", "b"):
-            store._client.put_object(Bucket=bucket, Key=f"{world.experiment}/{run}/artifacts/{name}", Body=b"1")
+            store._client.put_object(
+                Bucket=bucket, Key=f"{world.experiment}/{run}/artifacts/{name}", Body=b"1"
+            )
         world.call("runs/delete", run_id=run)
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20)
     store._client.put_object_retention(
@@ -480,8 +486,8 @@ def test_a_copied_database_deletes_nothing_of_the_original(world: World) -> None
         assert world.exists(run)
         assert len(world.objects()) == 2
     finally:
-        world.sql.execute("update mlplatform.installation set id = %s, cluster = %s, copied_at = %s", original)
+        world.sql.execute(
+            "update mlplatform.installation set id = %s, cluster = %s, copied_at = %s", original
+        )
     assert not world.retain(rules=RULES).problems
     assert world.objects() == []
-
-

@@ -53,7 +53,14 @@ class ArtifactAccess(Model):
     roots: Annotated[list[StoreUri], Field(max_length=100)] = Field(
         default_factory=list, description="Where clients write artifacts themselves, past the server."
     )
-    endpoint: Address | None = Field(None, description="Address of the S3 API. Default: AWS.")
+    endpoint: (
+        Annotated[
+            Address,
+            StringConstraints(max_length=1000),
+            without_login("keys go into Secrets that accessKeySecretRef and secretKeySecretRef refer to"),
+        ]
+        | None
+    ) = Field(None, description="Address of the S3 API. Default: AWS.")
     region: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = Field(
         None, description="Region of the buckets."
     )

@@ -10,8 +10,8 @@ import datetime
 import hashlib
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -143,19 +143,22 @@ class Engine:
             record = connection.execute(
                 "insert into mlplatform.retention_run default values returning id"
             ).fetchone()
-            self._choose(connection, policies, report)
+            with _timed(report, "choosing"):
+                self._choose(connection, policies, report)
             if first:
                 self._brake(connection, policies, report, allowed)
             drain = Drain(connection, installation, self.roots, report, self.step, self._names())
             try:
                 with self._paced(policies) as wait:
-                    for policy in policies:
-                        self._carry_out(connection, installation, policy, report, wait)
+                    with _timed(report, "rows"):
+                        for policy in policies:
+                            self._carry_out(connection, installation, policy, report, wait)
                     self.say("deleting objects")
-                    drain.objects(wait)
-                    drain.look_again()
-                    self._sweep(connection, installation, policies, report)
-                    drain.objects(wait)
+                    with _timed(report, "objects"):
+                        drain.objects(wait)
+                        drain.look_again()
+                        self._sweep(connection, installation, policies, report)
+                        drain.objects(wait)
             except Closed as closed:
                 report.stopped = str(closed)
             report.waiting = drain.waiting()
@@ -368,6 +371,15 @@ class _Waiting:
                 raise Closed(f"the window of {policy.metadata.name} is closed; the next run goes on")
         if self.pace:
             self.pace.wait()
+
+
+@contextmanager
+def _timed(report: Report, phase: str) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        report.seconds[phase] = report.seconds.get(phase, 0.0) + time.monotonic() - began
 
 
 def _minute() -> int:

@@ -35,6 +35,8 @@ class Report:
     """Objects' places that wait in the journal: refused, locked, or in a store that was not given."""
     hash: str = ""
     """Names what is chosen, for `--allow-destructive`."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What took how long: choosing, rows, objects."""
     stopped: str = ""
     """Why it ended before all was done, where that is no error."""
 
@@ -79,6 +81,7 @@ class Report:
             "kept": {reason: count for reason, count in self.kept.items() if count},
             "rows": {table: count for table, count in self.rows.items() if count},
             "waiting": self.waiting,
+            "seconds": {phase: round(took, 3) for phase, took in self.seconds.items()},
             "stopped": self.stopped,
             "notes": self.notes,
             "problems": self.problems,
