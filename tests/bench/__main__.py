@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import retention, scale, startup
+from tests.bench import retention, scale, search, startup
 
 
 def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[], bool]] = {
     "startup": lambda: startup.main(dict(os.environ)),
     "scale": lambda: with_stack(scale.main),
     "retention": lambda: with_stack(retention.main),
+    "search": lambda: with_stack(search.main),
 }
 
 
