@@ -50,6 +50,7 @@ def test_places(tmp_path: Path) -> None:
         f"dbfs:/x/{own}": "no store is given",
         f"{tmp_path}-other/{own}": "no store is given",
         f"mlflow-artifacts:/7/../{own}/artifacts": "no place for artifacts",
+        f"mlflow-artifacts:/7//{own}/artifacts": "no place for artifacts",
         "mlflow-artifacts:/": "no place for artifacts",
         "mlflow-artifacts:/7/artifacts": "may hold more",
         f"mlflow-artifacts:/7/{own}x/artifacts": "may hold more",

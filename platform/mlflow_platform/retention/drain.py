@@ -53,12 +53,17 @@ class Drain:
                 rows = self._unclaimed(rows)
                 # The marker again: somebody may have given the root to another installation meanwhile.
                 claim(store, self.installation, allowed=False)
-                of: dict[str, tuple[str, str, str, int | None]] = {row[0]: row[1:] for row in rows}
+                of: dict[str, list[tuple[str, str, str, int | None]]] = {}
+                for row in rows:
+                    of.setdefault(row[0], []).append(row[1:])
                 results: list[tuple[tuple[str, str, str, int | None], Emptied]] = []
                 try:
                     for one in empty(store, list(of), pause=pause):
-                        results.append((of[one.prefix], one))
-                        if len(results) == _WRITTEN:
+                        first, *others = of[one.prefix]
+                        results.append((first, one))
+                        same = Emptied(one.prefix, problem=one.problem, until=one.until, listed=True)
+                        results += [(other, same) for other in others]
+                        if len(results) >= _WRITTEN:
                             self._write(results)
                             results = []
                 except Transient as error:

@@ -138,7 +138,7 @@ class Engine:
             for store in self.roots.all.values():
                 claim(store, installation, allowed=claim_roots)
             self.step("roots claimed")
-            build_indexes(guard)
+            self._index(guard, report)
             journal.forget(connection)
             record = connection.execute(
                 "insert into mlplatform.retention_run default values returning id"
@@ -169,6 +169,18 @@ class Engine:
             )
             outcome = "problems" if report.problems else report.stopped or "done"
             connection.execute(finish, (outcome, _json(report), record[0] if record else None))
+
+    def _index(self, guard: psycopg.Connection[Any], report: Report) -> None:
+        """The indexes that deleting needs. A build waits for every open transaction; one that took too long
+        is repaired by the next run, and until then deleting is slow."""
+        from psycopg import errors
+
+        try:
+            build_indexes(guard)
+        except errors.LockNotAvailable:
+            report.notes.append(
+                "an index could not be built while long transactions are open; the next run will"
+            )
 
     def _choose(
         self, connection: psycopg.Connection[Any], policies: Sequence[RetentionPolicy], report: Report

@@ -55,8 +55,8 @@ class Roots:
         parts = urlsplit(uri)
         path = unquote(parts.path) if parts.scheme == "file" else parts.path
         normal = posixpath.normpath(path).lstrip("/")
-        if normal in ("", ".") or ".." in path.split("/"):
-            return f"{uri} is no place for artifacts"
+        if normal in ("", ".") or normal != path.strip("/"):
+            return f"{uri} is no place for artifacts"  # a key in S3 may hold // or .., and means another one
         if own not in normal.split("/"):
             return f"{uri} may hold more than the artifacts of {own}"
         if parts.scheme == "mlflow-artifacts":

@@ -37,6 +37,8 @@ _SHAPE = re.compile(
 #: mlflow/store/tracking/sqlalchemy_workspace_store.py, `_get_artifact_location`).
 _OWN_BASE = re.compile(r"(?:workspaces/[^/]+/)?(?P<experiment>\d{1,18})/")
 _ASKED_TOGETHER = 5000
+#: Orphans of one sweep: what is kept in memory.
+_MOST = 100_000
 
 
 _LONG_AGO = datetime.datetime.min.replace(tzinfo=datetime.UTC)
@@ -78,6 +80,9 @@ def sweep(
         for things in whose.things():
             total += sum(thing.objects for thing in things)
             found += whose.unknown([thing for thing in things if thing.youngest < before])
+            if len(found) > _MOST:
+                report.notes.append(f"{store.uri}: more than {_MOST:,} orphans; the next run goes on")
+                break
         count = sum(thing.objects for thing in found)
         size = sum(thing.bytes for thing in found)
         brake = policy.spec.brake
