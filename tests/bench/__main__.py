@@ -13,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import logging, render, scale, startup, throughput
+from tests.bench import logging, render, retention, scale, search, startup, throughput
 
 
-def with_stack(measure: Callable[[Stack, Path], bool]) -> bool:
-    """Call `measure` with a fresh stack and a scratch folder."""
+def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
+    """Call `measure` with the environment of a fresh stack, and a scratch folder with the stack in `stack`."""
     with tempfile.TemporaryDirectory(prefix="mlplatform-bench-") as scratch:
         stack = Stack(Path(scratch) / "stack")
         try:
             stack.up(port=0, owned=True)
-            return measure(stack, Path(scratch))
+            return measure({**os.environ, **stack.endpoints().environment()}, Path(scratch))
         finally:
             stack.reset()
 
@@ -30,11 +30,11 @@ def with_stack(measure: Callable[[Stack, Path], bool]) -> bool:
 BENCHMARKS: dict[str, Callable[[], bool]] = {
     "startup": lambda: startup.main(dict(os.environ)),
     "render": lambda: render.main(dict(os.environ)),
-    "scale": lambda: with_stack(
-        lambda stack, scratch: scale.main({**os.environ, **stack.endpoints().environment()}, scratch)
-    ),
-    "throughput": lambda: with_stack(throughput.main),
+    "scale": lambda: with_stack(scale.main),
+    "throughput": lambda: with_stack(lambda _, scratch: throughput.main(Stack(scratch / "stack"), scratch)),
     "logging": lambda: with_stack(logging.main),
+    "retention": lambda: with_stack(retention.main),
+    "search": lambda: with_stack(search.main),
 }
 
 

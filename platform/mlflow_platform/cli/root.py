@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dumps": ("dumps", "List the dumps made before migrations of a deployment, or bring one back."),
     "sync": ("spool", "Deliver what the durable client's programs have logged and not delivered."),
     "spool": ("spool", "Show, export and retry what waits in the durable client's spools."),
+    "retention": ("retention", "Delete old runs, traces and models by policy: plan, run, status, undo."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 
@@ -48,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 #: What to know after Ctrl-C, by command.
 _AFTER_A_STOP = {
     "apply": ": what was written stays, and the next apply finishes what is left",
+    "retention": ": what was purged stays so, and the next run finishes what is left",
     "up": ": what was started and written stays, and the next up finishes what is left",
     "rotate": ": both the previous and the next are valid; the same command again finishes it",
 }

@@ -146,7 +146,7 @@ def _declared(configuration: Configuration) -> dict[str, list[Desired]]:
 
     found: dict[str, list[Desired]] = {}
     for loaded in configuration.documents:
-        if loaded.document.kind == "TrackingServer":
+        if loaded.document.kind not in KINDS:  # a TrackingServer, a RetentionPolicy: no object of MLflow's
             continue
         where = loaded.where()
         group = found.setdefault(loaded.document.spec.server, [])

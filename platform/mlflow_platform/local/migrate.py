@@ -12,8 +12,11 @@ import os
 
 def main() -> None:
     import mlflow.store.db.utils as tracking
+    import psycopg
     import sqlalchemy
     from mlflow.server.auth.db import utils as auth
+
+    from mlflow_platform.server.migrate import build_indexes
 
     # mlflow/db.py, `upgrade`
     engine = tracking.create_sqlalchemy_engine_with_retry(os.environ["MLPLATFORM_TRACKING_DB"])
@@ -22,6 +25,9 @@ def main() -> None:
     else:
         tracking._upgrade_db(engine)
     engine.dispose()
+    uri = os.environ["MLPLATFORM_TRACKING_DB"].replace("+psycopg", "", 1)
+    with psycopg.connect(uri, autocommit=True) as connection:
+        build_indexes(connection)
 
     # mlflow/server/auth/db/cli.py, `upgrade`
     engine = sqlalchemy.create_engine(os.environ["MLPLATFORM_AUTH_DB"])

@@ -5,6 +5,7 @@ from mlflow_platform.model.experiment import Experiment
 from mlflow_platform.model.experiment_set import ExperimentSet
 from mlflow_platform.model.prompt import Prompt
 from mlflow_platform.model.registered_model import RegisteredModel
+from mlflow_platform.model.retention_policy import RetentionPolicy
 from mlflow_platform.model.role import MLflowRole
 from mlflow_platform.model.tracking_server import TrackingServer
 from mlflow_platform.model.user import MLflowUser
@@ -22,6 +23,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "RegisteredModel": RegisteredModel,
     "Prompt": Prompt,
     "Webhook": Webhook,
+    "RetentionPolicy": RetentionPolicy,
 }
 
 __all__ = ["DOCUMENTS", "Document", *DOCUMENTS]

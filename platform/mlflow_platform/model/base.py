@@ -57,6 +57,12 @@ PATTERNS: dict[str, str] = {
     r"^https?://(\[[0-9a-fA-F:.]+\]|[^@/?#:\[\]]+)(:[0-9]+)?([/?#]|$)": (
         "write an address that begins with https:// or http:// and a host"
     ),
+    r"^[0-9]{1,6}[smhdw]$": "write a number and its unit: 90d, 24h, 30m, 10s or 2w",
+    r"^([01][0-9]|2[0-3]):[0-5][0-9]$": "write a time of day (UTC) in quotes, such as '22:00'",
+    r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[-0-9*/,A-Za-z]+( +[-0-9*/,A-Za-z?]+){4})$": (
+        "write five fields as in cron, such as 0 2 * * *, or @daily"
+    ),
+    r"^(s3://[^/]+(/.*)?|file:///.+|/.+)$": "write s3://bucket, s3://bucket/prefix, or the path of a folder",
     r"\S": "write something that is not blank",
 }
 

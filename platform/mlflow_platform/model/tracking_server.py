@@ -9,6 +9,11 @@ from pydantic import Field, StringConstraints
 from mlflow_platform.model.base import Document, Model, ResourceName, SecretReference
 from mlflow_platform.model.fields import Address, without_login
 
+#: A bucket, a prefix in one, or a folder. 200: what runs.artifact_uri takes.
+StoreUri = Annotated[
+    str, StringConstraints(min_length=2, max_length=200, pattern=r"^(s3://[^/]+(/.*)?|file:///.+|/.+)$")
+]
+
 
 class Credentials(Model):
     """User and password of an MLflow administrator."""
@@ -28,6 +33,43 @@ class BrakeLimits(Model):
     )
 
 
+class DatabaseAccess(Model):
+    """MLflow's tracking database, for retention and backup."""
+
+    uriSecretRef: SecretReference = Field(
+        description="Where its address with the login of the owner of its tables is: "
+        "`postgresql://USER:PASSWORD@HOST/DATABASE`."
+    )
+
+
+class ArtifactAccess(Model):
+    """The stores of MLflow's artifacts, for retention and backup."""
+
+    destination: StoreUri | None = Field(
+        None,
+        description="Where the server's proxy keeps artifacts (its --artifacts-destination): "
+        "`s3://BUCKET/PREFIX`, or a folder that is mounted where the server has it.",
+    )
+    roots: Annotated[list[StoreUri], Field(max_length=100)] = Field(
+        default_factory=list, description="Where clients write artifacts themselves, past the server."
+    )
+    endpoint: (
+        Annotated[
+            Address,
+            StringConstraints(max_length=1000),
+            without_login("keys go into Secrets that accessKeySecretRef and secretKeySecretRef refer to"),
+        ]
+        | None
+    ) = Field(None, description="Address of the S3 API. Default: AWS.")
+    region: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = Field(
+        None, description="Region of the buckets."
+    )
+    accessKeySecretRef: SecretReference | None = Field(
+        None, description="Where the access key is. Default: the identity of the workload."
+    )
+    secretKeySecretRef: SecretReference | None = Field(None, description="Where the secret key is.")
+
+
 class TrackingServerSpec(Model):
     """Where the server is and how much may be asked of it."""
 
@@ -45,6 +87,12 @@ class TrackingServerSpec(Model):
         description="Key of the HMACs that tell whether a password changed. Default: derived from the login.",
     )
     brakes: BrakeLimits = Field(default_factory=BrakeLimits)
+    database: DatabaseAccess | None = Field(
+        None, description="The tracking database, for retention and backup."
+    )
+    artifacts: ArtifactAccess | None = Field(
+        None, description="The artifact stores, for retention and backup."
+    )
     requestsPerSecond: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         None, description="Most requests a second; unlimited if left out."
     )
@@ -61,4 +109,12 @@ class TrackingServer(Document):
     spec: TrackingServerSpec
 
 
-__all__ = ["BrakeLimits", "Credentials", "ResourceName", "TrackingServer", "TrackingServerSpec"]
+__all__ = [
+    "ArtifactAccess",
+    "BrakeLimits",
+    "Credentials",
+    "DatabaseAccess",
+    "ResourceName",
+    "TrackingServer",
+    "TrackingServerSpec",
+]

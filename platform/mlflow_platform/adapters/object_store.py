@@ -1,0 +1,64 @@
+"""What the data lifecycle needs of an object store, whichever it is."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+#: Most keys of one DeleteObjects request, and of one page of a listing (S3 API reference).
+MOST_KEYS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One object: its key below the root, bytes, last change; `version` where all versions are listed."""
+
+    key: str
+    size: int
+    modified: datetime.datetime
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Objects in the store's order; `after` is where the next page begins, None at the end."""
+
+    found: Sequence[Found]
+    after: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one key was not deleted; `until` is when a lock on it ends."""
+
+    code: str
+    message: str
+    until: datetime.datetime | None = None
+
+
+class ObjectStore(Protocol):
+    """A tree of objects; keys are relative to its root."""
+
+    uri: str
+
+    def page(self, prefix: str, after: tuple[str, str] | None = None, limit: int = MOST_KEYS) -> Page:
+        """One page of keys that begin with `prefix`, from behind (key, version) `after`."""
+
+    def delete(self, objects: Sequence[Found]) -> Mapping[Found, Refusal]:
+        """Delete up to `MOST_KEYS` objects; those that were refused. What is gone already is no refusal."""
+
+    def read(self, key: str) -> bytes | None:
+        """An object's content; None where there is none."""
+
+    def create(self, key: str, body: bytes) -> bool:
+        """Write an object unless it exists; whether this call wrote it."""
+
+    def abort_uploads(self, before: datetime.datetime) -> int:
+        """Abort multipart uploads that began before a time and were never finished; how many."""
+
+    def now(self) -> datetime.datetime:
+        """The store's clock."""
+
+    def close(self) -> None: ...

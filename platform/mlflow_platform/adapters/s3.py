@@ -1,0 +1,211 @@
+"""S3 directly: pages of keys, and deletions in bulk with an answer for each key."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal
+from mlflow_platform.errors import BadInput, Fatal, Transient
+
+#: Answers that say "not now" (S3 API reference, List of error codes).
+_PASSING = frozenset(
+    {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "503", "500"}
+)
+_REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "403"})
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class S3Login:
+    """How to reach an S3 API. None leaves a value to boto3: environment, files, workload identity."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    access_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+
+
+class S3Store:
+    """A bucket, or what is below a prefix of it."""
+
+    def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 4) -> None:
+        """`uri` is `s3://bucket` or `s3://bucket/prefix`. `all_versions`: list and delete every version."""
+        import boto3
+        from botocore.config import Config
+
+        parts = urlsplit(uri)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise BadInput(
+                f"{uri!r} is no place in S3", remedy="write it as s3://bucket or s3://bucket/prefix"
+            )
+        self.uri = uri.rstrip("/")
+        self._bucket = parts.netloc
+        self._base = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+        self._all_versions = all_versions
+        self._client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=login.endpoint,
+            region_name=login.region,
+            aws_access_key_id=login.access_key,
+            aws_secret_access_key=login.secret_key,
+            config=Config(
+                connect_timeout=5,
+                read_timeout=60,
+                max_pool_connections=workers + 2,
+                retries={"mode": "standard", "total_max_attempts": _TRIES},
+            ),
+        )
+
+    def page(self, prefix: str, after: tuple[str, str] | None = None, limit: int = MOST_KEYS) -> Page:
+        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._base + prefix, "MaxKeys": limit}
+        with self._translated():
+            if self._all_versions:
+                return self._versions(arguments, after)
+            if after is not None:
+                arguments["StartAfter"] = self._base + after[0]
+            answer = self._client.list_objects_v2(**arguments)
+        found = [self._found(item) for item in answer.get("Contents", ())]
+        return Page(found, (found[-1].key, "") if answer["IsTruncated"] and found else None)
+
+    def _versions(self, arguments: dict[str, Any], after: tuple[str, str] | None) -> Page:
+        if after is not None:
+            arguments["KeyMarker"] = self._base + after[0]
+            if after[1]:
+                arguments["VersionIdMarker"] = after[1]
+        answer = self._client.list_object_versions(**arguments)
+        items = [*answer.get("Versions", ()), *answer.get("DeleteMarkers", ())]
+        found = sorted((self._found(item) for item in items), key=lambda one: one.key)
+        follows = (
+            (answer["NextKeyMarker"][len(self._base) :], answer.get("NextVersionIdMarker", ""))
+            if answer["IsTruncated"]
+            else None
+        )
+        return Page(found, follows)
+
+    def _found(self, item: Mapping[str, Any]) -> Found:
+        key = item["Key"][len(self._base) :]
+        return Found(key, item.get("Size", 0), item["LastModified"], item.get("VersionId", ""))
+
+    def delete(self, objects: Sequence[Found]) -> Mapping[Found, Refusal]:
+        final: dict[Found, Refusal] = {}
+        passing: dict[Found, Refusal] = {}
+        left = objects
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(0.1 * 2**attempt)
+            answers = self._delete_once({(self._base + one.key, one.version): one for one in left})
+            passing = {one: why for one, why in answers.items() if why.code in _PASSING}
+            final |= {one: why for one, why in answers.items() if why.code not in _PASSING}
+            left = list(passing)
+            if not left:
+                break
+        return {**final, **passing}
+
+    def _delete_once(self, objects: Mapping[tuple[str, str], Found]) -> dict[Found, Refusal]:
+        keys = [{"Key": k, "VersionId": v} if v else {"Key": k} for k, v in objects]
+        with self._translated():
+            answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": keys, "Quiet": True})
+        refused: dict[Found, Refusal] = {}
+        for error in answer.get("Errors", ()):
+            if error.get("Code") == "NoSuchKey":
+                continue
+            one = objects.get((error["Key"], error.get("VersionId") or ""))
+            if one is not None:
+                until = self._locked_until(one)
+                refused[one] = Refusal(error.get("Code", "Unknown"), error.get("Message", ""), until)
+        return refused
+
+    def _locked_until(self, one: Found) -> datetime.datetime | None:
+        """When a version may be deleted that Object Lock holds; None where no lock does."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if not one.version:
+            return None
+        try:
+            answer = self._client.get_object_retention(
+                Bucket=self._bucket, Key=self._base + one.key, VersionId=one.version
+            )
+        except (BotoCoreError, ClientError):
+            return None
+        until: datetime.datetime | None = answer["Retention"].get("RetainUntilDate")
+        return until
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            with self._translated():
+                body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._base + key)[
+                    "Body"
+                ].read()
+                return body
+        except _Missing:
+            return None
+
+    def create(self, key: str, body: bytes) -> bool:
+        try:
+            with self._translated():
+                self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=body, IfNoneMatch="*")
+        except _Exists:
+            return False
+        return True
+
+    def abort_uploads(self, before: datetime.datetime) -> int:
+        count = 0
+        with self._translated():
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._base
+            )
+            for page in pages:
+                for upload in page.get("Uploads", ()):
+                    if upload["Initiated"] < before:
+                        self._client.abort_multipart_upload(
+                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        count += 1
+        return count
+
+    def now(self) -> datetime.datetime:
+        import email.utils
+
+        with self._translated():
+            headers = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
+        return email.utils.parsedate_to_datetime(headers["date"])
+
+    def close(self) -> None:
+        self._client.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """boto3's errors as the platform's own."""
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+        try:
+            yield
+        except ClientError as error:
+            code = error.response["Error"].get("Code", "")
+            status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+            if code in ("NoSuchKey", "404"):
+                raise _Missing from error
+            if status in (409, 412):
+                raise _Exists from error
+            what = f"{self.uri}: {code or status} {error.response['Error'].get('Message', '')}".rstrip()
+            if code in _REFUSED or status in (401, 403):
+                raise Fatal(what, remedy="check the store's keys and the bucket's name") from error
+            raise Transient(what, remedy="run it again when the store answers") from error
+        except NoCredentialsError as error:
+            raise Fatal(f"{self.uri}: there are no keys for the store", remedy="give it its keys") from error
+        except BotoCoreError as error:
+            raise Transient(f"{self.uri}: {error}", remedy="run it again when the store answers") from error
+
+
+class _Missing(Exception):
+    """There is no such object."""
+
+
+class _Exists(Exception):
+    """There is such an object already."""
