@@ -58,6 +58,7 @@ PATTERNS: dict[str, str] = {
         "write an address that begins with https:// or http:// and a host"
     ),
     r"\S": "write something that is not blank",
+    r"/$": "end it with a slash",
 }
 
 #: Fields that kube-apiserver adds to metadata; what `kubectl get -o yaml` prints can be given back.
