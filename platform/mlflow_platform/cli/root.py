@@ -37,6 +37,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("chart", "Print the Kubernetes objects that a deployment consists of."),
     "deploy": ("deploy", "Bring MLflow, its database and store to a Kubernetes cluster; test it."),
     "undeploy": ("deploy", "Take a deployment away; its data stay unless told otherwise."),
+    "operator": ("operator", "Keep the documents of a cluster true on their tracking servers."),
+    "get": ("get", "Show the documents of a cluster, whether each is as declared, and why not."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 
