@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.local import Stack
 from mlflow_platform.model import crd
 from tests.cluster import clusters
 from tests.cluster.conftest import FIRST_USE_SECONDS
+from tests.operator.running import Process, Site
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,3 +50,23 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters
 def cluster(control_plane: clusters.Kubernetes) -> Cluster:
     """The adapter, logged in as the cluster's administrator."""
     return Cluster.connect(control_plane.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def site(
+    control_plane: clusters.Kubernetes,
+    cluster: Cluster,
+    stack: Stack,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Site:
+    """The cluster and MLflow, with the TrackingServer `default` and no operator."""
+    found = Site(control_plane, cluster, stack, tmp_path_factory.mktemp("operators"))
+    found.server()
+    return found
+
+
+@pytest.fixture(scope="module")
+def operator(site: Site) -> Iterator[Process]:
+    """One operator that leads, for the tests of a module."""
+    with site.running() as process:
+        yield process

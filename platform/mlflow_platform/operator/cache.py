@@ -60,6 +60,11 @@ class Cache:
         with self._lock:
             return [e for e in self._entries.values() if e.server == server and e.kind != "TrackingServer"]
 
+    def elsewhere(self, server: str) -> frozenset[str]:
+        """Origins of the documents for other tracking servers."""
+        with self._lock:
+            return frozenset(e.origin for e in self._entries.values() if e.server != server)
+
     def server(self, name: str) -> Entry | None:
         with self._lock:
             return self._entries.get(("TrackingServer", "default", name))

@@ -78,8 +78,13 @@ def _not_offered(desired: Iterable[Desired], target: Target) -> Problem | None:
     return None
 
 
-def restrict(plan: Plan, judged: Judged, origins: Collection[str] | None = None) -> Plan:
+def restrict(
+    plan: Plan, judged: Judged, origins: Collection[str] | None = None, elsewhere: Collection[str] = ()
+) -> Plan:
     """The plan with what a cluster's documents ask for, of `origins` only where they are given.
+
+    `elsewhere` are documents that name another TrackingServer: it may lead to the same MLflow, and what it
+    looks after is left to it.
 
     An object is deleted only while its document is there and says so: one that is being deleted and held by
     its finalizer, or a set that has lost a member. Where the document has vanished, its object stays.
@@ -90,7 +95,7 @@ def restrict(plan: Plan, judged: Judged, origins: Collection[str] | None = None)
         if origins is not None and origin not in origins:
             continue
         if change.action in (Action.FORGET, Action.DELETE):
-            if origin in judged.refused:
+            if origin in judged.refused or origin in elsewhere:
                 continue
             change = _given_up(change, origin, judged)
         changes.append(change)

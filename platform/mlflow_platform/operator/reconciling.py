@@ -145,7 +145,7 @@ class Reconciler:
         desired = [d for e in wanted for d in e.desired]
         scope = Scope() if origins is None else Scope(only=self._objects(origins, judged))
         round_ = plan_round(target, desired, scope)
-        plan = restrict(round_.plan, judged, origins)
+        plan = restrict(round_.plan, judged, origins, site.cache.elsewhere(self.name))
         plan = replace(
             plan, declared=max(1, len(entries)), owned=plan.owned if origins is None else self._owned
         )
