@@ -112,11 +112,13 @@ class Site:
         at = self.stack.endpoints()
         self.api = MlflowApi(at.tracking_uri, at.username, at.password)
 
-    def start(self, *arguments: str, module: str = "mlflow_platform.cli") -> Process:
+    def start(
+        self, *arguments: str, module: str = "mlflow_platform.cli", interval: float = INTERVAL
+    ) -> Process:
         log = self.folder / f"operator-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", module, *arguments, "operator", "run"]
         command += ["--kubeconfig", str(self.control_plane.kubeconfig), "--namespace", OPS]
-        command += ["--interval", str(INTERVAL), "--port", "0"]
+        command += ["--interval", str(interval), "--port", "0"]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
         return Process(process, log)
