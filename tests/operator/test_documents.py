@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, FINALIZER
+from mlflow_platform.model.crd import FINALIZER
+from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE
 from tests.operator.running import OPS, Process, Site, document, eventually, experiment
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mlflow_platform.operator.entries import FINALIZER
+from mlflow_platform.model.crd import FINALIZER
 from tests.operator.running import OPS, Json, Process, Site, document, experiment
 
 TEAM, STRANGER = "team-a", "stranger"

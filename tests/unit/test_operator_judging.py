@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from mlflow_platform.model.crd import FINALIZER
 from mlflow_platform.model.tracking_server import Allowance, NamespaceSelector
 from mlflow_platform.operator.conditions import Reason
-from mlflow_platform.operator.entries import ABANDON, FINALIZER, Entry, contested, read
+from mlflow_platform.operator.entries import ABANDON, Entry, contested, read
 from mlflow_platform.operator.judging import judge, restrict
 from mlflow_platform.operator.tenancy import selects
 from mlflow_platform.plan.engine import Plan

@@ -41,6 +41,15 @@ PRUNED = (
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
 )
 
+#: What the chart makes outside of its namespace, with this label to find it by.
+OUTSIDE = (
+    ("rbac.authorization.k8s.io/v1", "ClusterRole"),
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+)
+NAMESPACE_LABEL = "mlplatform.io/release-namespace"
+OPERATOR = "operator"
+
 #: An object among all of a namespace.
 Key = tuple[str, str]
 
@@ -56,7 +65,15 @@ class Phase:
 def phases(manifests: Sequence[Manifest]) -> list[Phase]:
     """The objects in phases, in order; a phase without objects is left out."""
     found: dict[str, list[Mapping[str, Any]]] = {
-        name: [] for name in ("rules and addresses", "secrets", "database and store", "schema", "servers")
+        name: []
+        for name in (
+            "rules and addresses",
+            "secrets",
+            "database and store",
+            "schema",
+            "servers",
+            OPERATOR,
+        )
     }
     for manifest in manifests:
         found[_phase(manifest)].append(manifest.object)
@@ -66,12 +83,17 @@ def phases(manifests: Sequence[Manifest]) -> list[Phase]:
 def _phase(manifest: Manifest) -> str:
     component = manifest.object["metadata"].get("labels", {}).get(COMPONENT)
     if manifest.kind in _WITH_SERVERS:
-        return "servers"
+        return OPERATOR if component == OPERATOR else "servers"
     if manifest.kind in ("StatefulSet", "Cluster"):
         return "database and store"
     if manifest.kind == "Job":
         return "secrets" if component == "bootstrap" else "schema"
     return "rules and addresses"
+
+
+def has_operator(manifests: Iterable[Manifest]) -> bool:
+    """Whether the documents' definitions are needed, too."""
+    return any(m.object["metadata"].get("labels", {}).get(COMPONENT) == OPERATOR for m in manifests)
 
 
 def namespace_object(name: str) -> dict[str, Any]:

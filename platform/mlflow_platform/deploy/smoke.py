@@ -18,7 +18,8 @@ _LOGIN = {
 
 def job(manifests: Sequence[Manifest], release: str) -> Mapping[str, Any]:
     """Made of the servers' own Deployment: same image, account, Secrets and place in the network."""
-    (deployment,) = (m.object for m in manifests if m.kind == "Deployment")
+    name = f"{release}-server"
+    (deployment,) = (m.object for m in manifests if (m.kind, m.name) == ("Deployment", name))
     (service,) = (m.object for m in manifests if m.kind == "Service" and m.name == release)
     pod = deployment["spec"]["template"]["spec"]
     (server,) = pod["containers"]

@@ -21,6 +21,8 @@ from mlflow_platform.model.schema import Schema, kind_schema
 GROUP, VERSION = API_VERSION.split("/")
 #: `kubectl get mlplatform` lists every kind.
 CATEGORY = "mlplatform"
+#: On documents whose object is deleted with them, until it is.
+FINALIZER = f"{GROUP}/delete"
 _READY = '.status.conditions[?(@.type=="Ready")]'
 #: Longest text of a condition: metav1.Condition allows 32,768 characters of message and 1,024 of reason.
 MAX_MESSAGE, MAX_REASON = 32_768, 1_024

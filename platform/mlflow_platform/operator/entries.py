@@ -12,9 +12,9 @@ from mlflow_platform.errors import PlatformError, Problem
 from mlflow_platform.kinds.registry import KINDS
 from mlflow_platform.model import DOCUMENTS, Document
 from mlflow_platform.model.base import API_VERSION, dotted
+from mlflow_platform.model.crd import FINALIZER
 from mlflow_platform.plan.objects import Desired, Key
 
-FINALIZER = "mlplatform.io/delete"
 #: "true" on a document that is being deleted: its finalizer is dropped, and its object left as it is.
 ABANDON = "mlplatform.io/abandon"
 #: On a TrackingServer: the hash of a plan that may pass the brake.

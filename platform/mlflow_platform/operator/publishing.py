@@ -14,9 +14,10 @@ from typing import Any, Literal
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.errors import PlatformError, Rejected
 from mlflow_platform.model.base import API_VERSION
+from mlflow_platform.model.crd import FINALIZER
 from mlflow_platform.operator.cache import Cache
 from mlflow_platform.operator.conditions import Outcome, status
-from mlflow_platform.operator.entries import FINALIZER, Entry
+from mlflow_platform.operator.entries import Entry
 from mlflow_platform.operator.metrics import Metrics
 
 log = logging.getLogger(__name__)
