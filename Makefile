@@ -25,7 +25,7 @@ RUNTIME := .venv/.runtime
 PROJECT := .venv/.project
 DEV := .venv/.dev
 
-.PHONY: help up down status render deploy undeploy manifests test test-cluster check bench lint docs lock
+.PHONY: help up down status render deploy undeploy manifests test test-cluster soak check bench lint docs lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test: $(DEV) $(PROJECT) ## Run the tests on real servers (ARGS=tests/unit for so
 
 test-cluster: $(DEV) $(PROJECT) ## Run the tests on a real Kubernetes; needs root
 	@$(BIN)/python -m pytest tests/cluster tests/operator
+
+soak: $(DEV) $(PROJECT) ## Run the long sweeps, for an hour or so; needs root
+	@$(BIN)/python -m pytest -m soak -s tests
 
 bench: $(DEV) $(PROJECT) ## Measure against the bars that the documents promise
 	@$(BIN)/python -m tests.bench

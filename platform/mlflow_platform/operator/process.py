@@ -112,19 +112,19 @@ class ServerLoop(threading.Thread):
         """Wait for work: whether a full round is due, and else which documents."""
         with self._changed:
             now = time.monotonic()
-            due = min([self._next_full, *(at for _, at in self._retries.values())])
-            if not (self._dirty and not self._failures) and due > now:
-                self._changed.wait(min(due - now, 1.0))
-                if not self._dirty or self._failures:
-                    now = time.monotonic()
-        if self._dirty and not self._failures:
+            retries = [] if self._failures else [at for _, at in self._retries.values()]
+            pause = min([self._next_full, *retries]) - now
+            work = bool(self._dirty) and not self._failures
+            if not work and pause > 0:
+                self._changed.wait(min(pause, 1.0))
+        if not self._failures and self._dirty:
             time.sleep(_GATHER_SECONDS)
         with self._changed:
             now = time.monotonic()
             if now >= self._next_full:
                 self._dirty.clear()
                 return True, set()
-            if self._failures:
+            if self._failures:  # what has changed is part of the full round that comes
                 return False, set()
             found = self._dirty | {o for o, (_, at) in self._retries.items() if at <= now}
             self._dirty = set()

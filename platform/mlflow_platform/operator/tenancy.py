@@ -10,9 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mlflow_platform.errors import Problem
 from mlflow_platform.model.base import Document
-from mlflow_platform.model.experiment import Experiment
-from mlflow_platform.model.experiment_set import ExperimentSet
-from mlflow_platform.model.registered_model import RegisteredModel
 from mlflow_platform.model.role import MLflowRole
 from mlflow_platform.model.tracking_server import Allowance, NamespaceSelector
 from mlflow_platform.plan.objects import Desired
@@ -70,7 +67,7 @@ def _against(document: Document, desired: Sequence[Desired], allowance: Allowanc
             yield f"the name {item.key.name!r} does not begin with {_prefixes(allowance)}"
     if isinstance(document, MLflowRole):
         yield from _permissions(document, allowance)
-    for location in _locations(document):
+    for location in _locations(desired):
         if not location.startswith(tuple(allowance.artifactLocations)) or "/../" in f"{location}/":
             yield (
                 f"{location!r} is not below {', '.join(allowance.artifactLocations)}"
@@ -101,14 +98,9 @@ def _prefixes(allowance: Allowance) -> str:
     return " or ".join(repr(p) for p in allowance.namePrefixes) or "a prefix of its own (it has none)"
 
 
-def _locations(document: Document) -> Iterator[str]:
+def _locations(desired: Sequence[Desired]) -> Iterator[str]:
     """Where a document says that artifacts are: MLflow reads them with its own rights on every bucket."""
-    if isinstance(document, Experiment) and document.spec.artifactLocation:
-        yield document.spec.artifactLocation
-    elif isinstance(document, ExperimentSet):
-        for _, member in document.spec.members():
-            if member.artifactLocation:
-                yield member.artifactLocation
-    elif isinstance(document, RegisteredModel):
-        for version in document.spec.versions:
-            yield version.source
+    for item in desired:
+        for path, value in item.fields.items():
+            if path == ("artifactLocation",) or (len(path) == 3 and path[::2] == ("versions", "source")):
+                yield str(value)
