@@ -27,12 +27,13 @@ def eventually(look: Callable[[], Any], what: str, patience: float = 90.0) -> An
 
 
 def secrets(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The Secrets that users' documents refer to."""
+    """The Secrets that the documents refer to."""
     keys: dict[str, dict[str, str]] = {}
     password = base64.b64encode(b"correct horse battery staple").decode()
     for one in documents:
-        if reference := one["spec"].get("passwordSecretRef"):
-            keys.setdefault(reference["name"], {})[reference["key"]] = password
+        for field in ("passwordSecretRef", "secretRef"):
+            if reference := one["spec"].get(field):
+                keys.setdefault(reference["name"], {})[reference["key"]] = password
     return [
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
         for name, data in keys.items()
@@ -70,8 +71,7 @@ def test_deployed_by_the_chart(node: clusters.Cluster, restricted: str) -> None:
     }
     node.kubectl("wait", "trackingserver/default", "--for=condition=Ready", "--timeout=60s")
 
-    # The webhook's address is looked up by MLflow, which finds none from here.
-    files = [f for f in (ROOT / "manifests" / "examples").glob("*.yaml") if f.name != "webhook.yaml"]
+    files = sorted((ROOT / "manifests" / "examples").glob("*.yaml"))
     documents = [d for f in files for d in yaml.safe_load_all(f.read_text("utf-8")) if d]
     node.apply(*secrets(documents), namespace=restricted)
     node.apply(*documents, namespace=restricted)
