@@ -26,9 +26,9 @@ from tests.operator.conftest import established
 from tests.operator.running import OPS, Process, Site, document, eventually
 
 COUNT = int(os.environ.get("BENCH_DOCUMENTS", "5000"))
-ROUNDS = 5
+ROUNDS = 3
 #: Long enough that listings and rounds do not disturb each other, in seconds.
-INTERVAL = 15.0
+INTERVAL = 12.0
 PATIENCE = 900.0
 MOST_CREATE, MOST_NO_OP, MOST_MEMORY_MB, MOST_CHANGE_SECONDS = 1.5, 1.5, 250, 2.0
 
