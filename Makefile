@@ -11,7 +11,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Documents that `make up` applies, and what pytest is to run: make test ARGS=tests/unit
 DOCUMENTS ?= manifests/examples
-ARGS ?= tests --ignore=tests/cluster
+ARGS ?= tests --ignore=tests/cluster --ignore=tests/operator
 # Options of `make deploy` and of `make undeploy`.
 DEPLOY ?=
 UNDEPLOY ?=
@@ -48,7 +48,7 @@ deploy: $(RUNTIME) $(PROJECT) ## Bring MLflow to the cluster of the kubeconfig (
 undeploy: $(RUNTIME) $(PROJECT) ## Take it away again; its data stay (UNDEPLOY='-n team')
 	@$(BIN)/mlplatform undeploy $(UNDEPLOY)
 
-manifests: $(RUNTIME) $(PROJECT) ## Write manifests/quickstart.yaml and manifests/production from the chart
+manifests: $(RUNTIME) $(PROJECT) ## Write manifests/quickstart.yaml, production and crds from chart and models
 	@$(BIN)/python -m mlflow_platform.deploy.manifests
 
 render: $(RUNTIME) $(PROJECT) ## Print the chart's Kubernetes objects (PROFILE=production; OUT=DIR: into files)
@@ -66,7 +66,7 @@ test: $(DEV) $(PROJECT) ## Run the tests on real servers (ARGS=tests/unit for so
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-cluster: $(DEV) $(PROJECT) ## Run the tests on a real Kubernetes; needs root
-	@$(BIN)/python -m pytest tests/cluster
+	@$(BIN)/python -m pytest tests/cluster tests/operator
 
 soak: $(DEV) $(PROJECT) ## Run the long sweeps, for an hour or so; needs root
 	@$(BIN)/python -m pytest -m soak -s tests

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from mlflow_platform.chart import Manifest, Release, find_chart, reference
@@ -18,6 +19,7 @@ from mlflow_platform.cli.chart import render_command
 from mlflow_platform.deploy import smoke
 from mlflow_platform.deploy.phases import secrets_of
 from mlflow_platform.errors import BadInput
+from mlflow_platform.model import DOCUMENTS, TrackingServer
 from tests import golden_files
 
 CHART = find_chart()
@@ -58,6 +60,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "ingress.tls={secretName: t, clusterIssuer: le}",
         ],
     ),
+    "operator": ("", ["operator.enabled=true", "operator.secretNamespaces=[team-a]"]),
 }
 COMMON = {
     ("NetworkPolicy", "mlflow-default-deny"),
@@ -81,8 +84,19 @@ BUNDLED = {
     for component in ("postgres", "store")
 }
 SCALED = ("HorizontalPodAutoscaler", "mlflow-server")
+OPERATOR = {
+    (kind, "mlflow-operator")
+    for kind in ("NetworkPolicy", "PodDisruptionBudget", "ServiceAccount", "ConfigMap", "Role", "RoleBinding")
+} | {
+    ("Deployment", "mlflow-operator"),
+    ("ClusterRole", "mlflow-mlflow-operator"),
+    ("ClusterRoleBinding", "mlflow-mlflow-operator"),
+    ("ClusterRole", "mlflow-mlflow-operator-secrets"),
+    ("RoleBinding", "mlflow-mlflow-operator-secrets-team-a"),
+}
 SETS = {
     "default": COMMON | BOOTSTRAP | BUNDLED,
+    "operator": COMMON | BOOTSTRAP | BUNDLED | OPERATOR,
     "local": (COMMON | BOOTSTRAP | BUNDLED) - {("PodDisruptionBudget", "mlflow-server")},
     "small": COMMON | BOOTSTRAP | BUNDLED | {SCALED, ("Ingress", "mlflow")},
     "production": COMMON
@@ -150,10 +164,11 @@ def test_every_pod_is_as_pod_security_restricted_asks(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_only_the_bootstrap_job_may_speak_to_the_api(case: str) -> None:
+def test_only_the_bootstrap_job_and_the_operator_may_speak_to_the_api(case: str) -> None:
     for template in pods(rendered(case)):
         mounted = template["spec"].get("automountServiceAccountToken", True)
-        assert mounted == (template["metadata"]["labels"]["app.kubernetes.io/component"] == "bootstrap")
+        component = template["metadata"]["labels"]["app.kubernetes.io/component"]
+        assert mounted == (component in ("bootstrap", "operator"))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -498,3 +513,22 @@ def test_the_schema_is_json_with_nothing_twice() -> None:
         return dict(pairs)
 
     json.loads((CHART.folder / "values.schema.json").read_text(), object_pairs_hook=once)
+
+
+def test_the_operator_may_touch_documents_and_read_single_secrets_and_nothing_else() -> None:
+    found = rendered("operator")
+    roles = {m.name: m.object["rules"] for m in found if m.kind in ("ClusterRole", "Role")}
+    documents, status, server, namespaces, events = roles["mlflow-mlflow-operator"]
+    plurals = sorted(model.plural for model in DOCUMENTS.values())
+    assert sorted(documents["resources"]) == plurals
+    assert sorted(status["resources"]) == [f"{p}/status" for p in plurals]
+    assert (status["verbs"], events["verbs"], server["verbs"]) == (["patch"], ["create"], ["create"])
+    assert "secrets" not in documents["resources"] + status["resources"] + namespaces["resources"]
+    for name in ("mlflow-mlflow-operator-secrets", "mlflow-operator"):
+        (secrets,) = (rule for rule in roles[name] if "secrets" in rule["resources"])
+        assert secrets["verbs"] == ["get"]
+    bound = {m.object["roleRef"]["name"] for m in found if m.kind == "ClusterRoleBinding"}
+    assert bound == {"mlflow-mlflow-operator"}, "Secrets are bound namespace by namespace"
+    (config,) = (m.object for m in found if (m.kind, m.name) == ("ConfigMap", "mlflow-operator"))
+    server = yaml.safe_load(config["data"]["default-server.yaml"])
+    assert TrackingServer.model_validate(server).spec.trackingUri == "http://mlflow.mlflow.svc:5000"

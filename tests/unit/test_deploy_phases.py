@@ -29,7 +29,7 @@ def test_every_object_is_in_one_phase_and_nothing_waits_for_a_later_one(case: st
     assert sorted(phases.key(o) for p in found for o in p.objects) == sorted(
         (m.kind, m.name) for m in objects
     )
-    order = ["rules and addresses", "secrets", "database and store", "schema", "servers", "scaling"]
+    order = ["rules and addresses", "secrets", "database and store", "schema", "servers", "scaling", "operator"]
     assert [p.name for p in found] == [n for n in order if n in [p.name for p in found]]
     workloads = {p.name: [o["kind"] for o in p.objects if o["kind"] in phases.WORKLOADS] for p in found}
     assert workloads["rules and addresses"] == []
@@ -41,7 +41,7 @@ def test_every_object_is_in_one_phase_and_nothing_waits_for_a_later_one(case: st
 @pytest.mark.parametrize("case", CASES)
 def test_what_can_be_pruned_is_all_that_is_rendered_but_what_holds_data(case: str) -> None:
     kinds = {(m.object["apiVersion"], m.kind) for m in rendered(case)}
-    assert kinds - set(phases.PRUNED) <= {("postgresql.cnpg.io/v1", "Cluster")}
+    assert kinds - {*phases.PRUNED, *phases.OUTSIDE} <= {("postgresql.cnpg.io/v1", "Cluster")}
     assert not {k for _, k in phases.PRUNED} & {"Secret", "PersistentVolumeClaim", "Cluster", "Namespace"}
 
 

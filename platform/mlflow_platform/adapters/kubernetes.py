@@ -1,4 +1,4 @@
-"""The Kubernetes API as a deployment needs it: server-side apply, reading, deleting, a pod's log.
+"""The Kubernetes API as we need it: server-side apply, reading, lists and watches, patches, a pod's log.
 
 Objects are plain data, as in a manifest. The official client finds the login (kubeconfig with its
 plug-ins, or a pod's own); the requests are ours, because its models know no custom resources.
@@ -11,7 +11,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ PATIENCE = 60.0
 _BAD_PATCH = "failed to create typed patch object"
 #: Asks for an object without spec, data and status.
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+#: A watch sends a bookmark about every minute (apiserver: storage/cacher, bookmarkFrequency): a connection
+#: that is silent for longer than this, in seconds, is dead.
+_SILENCE = 90.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Cluster:
 
     client: Any
     _kinds: dict[str, dict[str, Resource]] = field(default_factory=dict)
+    patience: float = PATIENCE
+    """How long a request is repeated while the API server does not answer, in seconds."""
+    gate: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Called right before each request that changes something; raises where nothing may be sent any more."""
 
     @classmethod
     def connect(cls, kubeconfig: Path | None = None, context: str = "") -> Cluster:
@@ -145,35 +153,93 @@ class Cluster:
         warnings = answer.headers.getlist("warning")
         return Reply(json.loads(answer.data), tuple(_warning(w) for w in warnings))
 
-    def create(self, wanted: Mapping[str, Any]) -> bool:
-        """Make an object; False if one of its name is there, which is left as it is."""
+    def create(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Mapping[str, Any]:
+        """The object as it was made. `Rejected` with the code 409 where there is one of that name."""
         meta = wanted["metadata"]
         path = self._path(wanted["apiVersion"], wanted["kind"], meta.get("namespace", ""), "")
-        try:
-            self._request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=wanted)
-        except Rejected as error:
-            if error.code != "409":  # AlreadyExists
-                raise
-            return False
-        return True
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        if dry_run:
+            query["dryRun"] = "All"
+        made: Mapping[str, Any] = self._json("POST", path, query=query, body=wanted)
+        return made
+
+    def replace(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Put the object in the place of the one of the same resourceVersion; the code 409 where that has
+        changed."""
+        meta = wanted["metadata"]
+        path = self._path(wanted["apiVersion"], wanted["kind"], meta.get("namespace", ""), meta["name"])
+        found: Mapping[str, Any] = self._json("PUT", path, query={"fieldManager": FIELD_MANAGER}, body=wanted)
+        return found
 
     def patch(
-        self, api_version: str, kind: str, namespace: str, name: str, changes: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        """Change these fields of an object and no other (JSON merge patch: None takes a field away).
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str,
+        name: str,
+        body: Mapping[str, Any],
+        *,
+        subresource: str = "",
+    ) -> Mapping[str, Any] | None:
+        """A merge patch (RFC 7396): the object afterwards, None if there was none. A resourceVersion in the
+        body must be the object's, else the code is 409."""
+        path = self._path(api_version, kind, namespace, name) + (f"/{subresource}" if subresource else "")
+        content_type = "application/merge-patch+json"
+        query = {"fieldManager": FIELD_MANAGER}
+        try:
+            answer = self._request("PATCH", path, query=query, body=body, content_type=content_type)
+        except Rejected as error:
+            if error.code == "404":
+                return None
+            raise
+        patched: Mapping[str, Any] = json.loads(answer.data)
+        return patched
 
-        `Rejected` with code 409 if `changes` name a resourceVersion that is no longer the object's.
-        """
-        answer = self._request(
-            "PATCH",
-            self._path(api_version, kind, namespace, name),
-            query={"fieldManager": FIELD_MANAGER},
-            body=changes,
-            content_type="application/merge-patch+json",
-            what=f"{kind} {name}",
-        )
-        found: Mapping[str, Any] = json.loads(answer.data)
-        return found
+    def pages(
+        self, api_version: str, kind: str, *, metadata_only: bool = False, limit: int = 500
+    ) -> Iterator[tuple[list[dict[str, Any]], str]]:
+        """All objects of a kind in all namespaces as of one moment, page by page, each with the list's
+        resourceVersion. Not from the API server's cache. `Rejected` with the code 410 where reading took
+        longer than the server keeps that moment."""
+        accept = _METADATA_LIST if metadata_only else "application/json"
+        path, token = self._path(api_version, kind, "", ""), ""
+        while True:
+            query = {"limit": str(limit), **({"continue": token} if token else {})}
+            found = self._json("GET", path, query=query, accept=accept)
+            yield found["items"], found["metadata"]["resourceVersion"]
+            token = found["metadata"].get("continue", "")
+            if not token:
+                return
+
+    def watch(
+        self, api_version: str, kind: str, version: str, *, metadata_only: bool = False, seconds: int = 300
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What happens to objects of a kind after a resourceVersion: (ADDED | MODIFIED | DELETED | BOOKMARK,
+        object), for about `seconds`. Ends early, without a word, where the connection does; `Rejected` with
+        the code 410 where the server does not remember that version."""
+        from urllib3.exceptions import HTTPError
+
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+        }
+        accept = _METADATA_ONLY if metadata_only else "application/json"
+        path = self._path(api_version, kind, "", "")
+        answer = self._request("GET", path, query=query, accept=accept, stream=True)
+        try:
+            for line in _lines(answer):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise Rejected(str(status.get("message", "")), code=str(status.get("code", "")))
+                yield event["type"], event["object"]
+        except (HTTPError, OSError, ValueError):
+            return
+        finally:
+            answer.close()
+            answer.release_conn()
 
     def delete(self, api_version: str, kind: str, namespace: str, name: str) -> bool:
         """Delete an object and, in the background, what it owns; False if there was none."""
@@ -195,7 +261,7 @@ class Cluster:
         found = self.resource(api_version, kind)
         if found is None:
             raise Rejected(f"this cluster knows no {kind} ({api_version})")
-        inside = f"/namespaces/{namespace}" if found.namespaced else ""
+        inside = f"/namespaces/{namespace}" if found.namespaced and namespace else ""
         return f"{found.path}{inside}/{found.plural}{f'/{quote(name)}' if name else ''}"
 
     def _json(
@@ -225,13 +291,16 @@ class Cluster:
         accept: str = "application/json",
         content_type: str = "application/json",
         what: str = "",
-        patience: float = PATIENCE,
+        patience: float | None = None,
+        stream: bool = False,
     ) -> Any:
         from urllib3.exceptions import HTTPError
 
         url = f"{self.address}{path}{f'?{urlencode(query)}' if query else ''}"
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + (self.patience if patience is None else patience)
         while True:
+            if method != "GET":
+                self.gate()
             headers = {"accept": accept, "content-type": content_type}
             # Anew each time: a token may have been renewed.
             self.client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
@@ -241,8 +310,9 @@ class Cluster:
                     url,
                     headers=headers,
                     body=json.dumps(body) if body is not None else None,
-                    timeout=TIMEOUT,
+                    timeout=_SILENCE if stream else TIMEOUT,
                     retries=False,
+                    preload_content=not stream,
                 )
             except HTTPError as error:
                 reason = str(error).split(": ", 1)[-1]
@@ -268,6 +338,14 @@ def _words(answer: Any) -> str:
         return str(json.loads(answer.data)["message"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {answer.status}"
+
+
+def _lines(answer: Any) -> Iterator[bytes]:
+    """The lines of an answer as they arrive; one that is cut off is left out."""
+    rest = b""
+    for chunk in answer.stream(1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, lines)
 
 
 def _warning(header: str) -> str:

@@ -66,7 +66,8 @@ class MlflowApi:
     byte out to its last byte in. A login in the address is used and never shown.
 
     `ca` is PEM text: the certificate authority that signed the server's certificate, where the system's
-    own do not know it. Raises `BadInput` for an address that cannot be one, or such a text.
+    own do not know it. `gate` is called right before each request and raises where none may be sent any more.
+    Raises `BadInput` for an address that cannot be one, or such a text.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class MlflowApi:
         connect_timeout: float = 5.0,
         timeout: float = 120.0,
         retry_seconds: float = 60.0,
+        gate: Callable[[], None] = lambda: None,
     ) -> None:
         parts = _split(tracking_uri)
         host, port = parts.hostname or "", parts.port
@@ -107,6 +109,7 @@ class MlflowApi:
         self._slots = threading.BoundedSemaphore(concurrency)
         self._pace = Pace(requests_per_second)
         self._timeout = timeout
+        self._gate = gate
         self._budget = Budget(retry_seconds)
         self._lock = threading.Lock()
         self._sent: Counter[str] = Counter()
@@ -244,6 +247,7 @@ class MlflowApi:
             answer = None
             try:
                 with self._slots:
+                    self._gate()
                     self._count(method, kind)
                     answer = self._connections.request(method, self._base + target, headers, body, timeout)
                 value = decode(answer)

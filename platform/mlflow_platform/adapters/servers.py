@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -33,8 +34,10 @@ def connect(
     brakes: Brakes | None = None,
     concurrency: int = 8,
     requests_per_second: int | None = None,
+    gate: Callable[[], None] = lambda: None,
+    retry_seconds: float = 60.0,
 ) -> Target:
-    """Probe the server and describe it. `ca` is PEM text.
+    """Probe the server and describe it. `ca` is PEM text; for `gate` and `retry_seconds` see `MlflowApi`.
 
     Raises `Transient` where it cannot be reached, `Fatal` where it is no MLflow server, refuses the login,
     or shows it only a part of what there is.
@@ -46,6 +49,8 @@ def connect(
         ca=ca,
         concurrency=concurrency,
         requests_per_second=requests_per_second,
+        gate=gate,
+        retry_seconds=retry_seconds,
     )
     features = api.features()
     if not features.admin:
@@ -72,11 +77,19 @@ def connect(
         auth=features.auth,
         brakes=brakes or Brakes(),
         concurrency=concurrency,
+        version=features.version,
     )
 
 
-def connect_documented(server: TrackingServer, owner: str, secrets: Secrets) -> Target:
-    """The target that a TrackingServer document describes."""
+def connect_documented(
+    server: TrackingServer,
+    owner: str,
+    secrets: Secrets,
+    *,
+    gate: Callable[[], None] = lambda: None,
+    retry_seconds: float = 60.0,
+) -> Target:
+    """The target that a TrackingServer document describes; the rest is as for `connect`."""
     spec = server.spec
 
     def value(ref: SecretReference | None) -> str | None:
@@ -93,4 +106,6 @@ def connect_documented(server: TrackingServer, owner: str, secrets: Secrets) -> 
         brakes=Brakes(spec.brakes.maxLossPercent, spec.brakes.minimumOwned),
         concurrency=spec.concurrency,
         requests_per_second=spec.requestsPerSecond,
+        gate=gate,
+        retry_seconds=retry_seconds,
     )

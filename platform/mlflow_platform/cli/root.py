@@ -42,6 +42,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sync": ("spool", "Deliver what the durable client's programs have logged and not delivered."),
     "spool": ("spool", "Show, export and retry what waits in the durable client's spools."),
     "retention": ("retention", "Delete old runs, traces and models by policy: plan, run, status, undo."),
+    "operator": ("operator", "Keep the documents of a cluster true on their tracking servers."),
+    "get": ("get", "Show the documents of a cluster, whether each is as declared, and why not."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
 

@@ -14,7 +14,8 @@ from mlflow_platform.deploy import external, holding, jobs, phases, preflight, s
 from mlflow_platform.deploy.differences import Change, Difference
 from mlflow_platform.deploy.health import State, health
 from mlflow_platform.deploy.waiting import wait
-from mlflow_platform.errors import Fatal, PlatformError, Rejected
+from mlflow_platform.errors import Fatal, PlatformError, Rejected, Transient
+from mlflow_platform.model import crd
 
 
 @dataclass
@@ -63,6 +64,9 @@ class Deployment:
             preflight.check(self.cluster, self.manifests, self.release.namespace)
             if self._namespace() is not None:  # else the API server has nowhere to try the objects
                 self._differences()
+        if phases.has_operator(self.manifests):
+            with self._phase("definitions", outcome):
+                self._define(outcome)
         with self._phase("namespace", outcome):
             self._make_namespace(outcome)
         if (job := external.job(self.manifests, self.values.data)) is not None:
@@ -145,6 +149,19 @@ class Deployment:
     def _completed(self, wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> Mapping[str, Any]:
         return phases.completed(wanted, live, secret_versions(self.cluster, self.release.namespace, wanted))
 
+    def _define(self, outcome: Outcome) -> None:
+        """The definitions of the documents, and wait until the API server serves them. They are shared by
+        all releases of a cluster and never removed: every document would go with them."""
+        definitions = crd.definitions()
+        for definition in definitions:
+            self._apply(definition, outcome)
+        deadline = time.monotonic() + self.timeout
+        for definition in definitions:
+            while not established(self._live(definition) or {}):
+                if time.monotonic() > deadline:
+                    raise Transient(f"{definition['metadata']['name']} is defined, but not served")
+                time.sleep(0.2)
+
     def _live(self, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return self.cluster.get(wanted["apiVersion"], wanted["kind"], *_place(wanted))
 
@@ -204,11 +221,25 @@ class Deployment:
 def existing(cluster: Cluster, release: Release, chart: Chart) -> list[Mapping[str, Any]]:
     """The release's objects in the cluster, of the kinds that hold nothing of their own."""
     labels = phases.labels(release.name, chart.about["name"])
-    return [
-        found
+    found = [
+        item
         for api_version, kind in phases.PRUNED
-        for found in cluster.find(api_version, kind, release.namespace, labels)
+        for item in cluster.find(api_version, kind, release.namespace, labels)
     ]
+    outside = {**labels, phases.NAMESPACE_LABEL: release.namespace}
+    for api_version, kind in phases.OUTSIDE:
+        try:
+            found += cluster.find(api_version, kind, "", outside)
+        except Rejected as error:
+            if error.code != "403":
+                raise  # a login for the namespace alone: it has made none
+    return found
+
+
+def established(definition: Mapping[str, Any]) -> bool:
+    """Whether the API server serves what a CustomResourceDefinition defines."""
+    conditions = definition.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 
 def secret_versions(cluster: Cluster, namespace: str, found: Mapping[str, Any]) -> dict[str, str]:

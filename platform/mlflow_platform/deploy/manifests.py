@@ -1,6 +1,7 @@
 """The chart's objects as files to apply without this program: `python -m mlflow_platform.deploy.manifests`.
 
-`quickstart.yaml` is complete in one file, with its namespace; `production/` is a kustomization to build on.
+`quickstart.yaml` is complete in one file, with its namespace; `production/` is a kustomization to build on;
+`crds/` are the definitions of the documents, for `kubectl apply --server-side -f manifests/crds`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from mlflow_platform.chart import Chart, Manifest, Release, find_chart
 from mlflow_platform.chart.templates import to_yaml
 from mlflow_platform.deploy.phases import namespace_object
+from mlflow_platform.model import crd
 
 _QUICKSTART = """# MLflow with login, Postgres and S3, for a first try. Made by `make manifests`; do not edit.
 #
@@ -41,6 +43,7 @@ def files(chart: Chart) -> dict[str, str]:
         "production/kustomization.yaml": _PRODUCTION + names,
         "production/namespace.yaml": namespace,
         "production/mlflow.yaml": production,
+        **{f"crds/{name}": text for name, text in crd.files().items()},
     }
 
 

@@ -43,6 +43,15 @@ PRUNED = (
     ("monitoring.coreos.com/v1", "PrometheusRule"),
 )
 
+#: What the chart makes outside of its namespace, with this label to find it by.
+OUTSIDE = (
+    ("rbac.authorization.k8s.io/v1", "ClusterRole"),
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+)
+NAMESPACE_LABEL = "mlplatform.io/release-namespace"
+OPERATOR = "operator"
+
 #: An object among all of a namespace.
 Key = tuple[str, str]
 
@@ -59,7 +68,15 @@ def phases(manifests: Sequence[Manifest]) -> list[Phase]:
     """The objects in phases, in order; a phase without objects is left out."""
     found: dict[str, list[Mapping[str, Any]]] = {
         name: []
-        for name in ("rules and addresses", "secrets", "database and store", "schema", "servers", "scaling")
+        for name in (
+            "rules and addresses",
+            "secrets",
+            "database and store",
+            "schema",
+            "servers",
+            "scaling",
+            OPERATOR,
+        )
     }
     for manifest in manifests:
         found[_phase(manifest)].append(manifest.object)
@@ -69,7 +86,7 @@ def phases(manifests: Sequence[Manifest]) -> list[Phase]:
 def _phase(manifest: Manifest) -> str:
     component = manifest.object["metadata"].get("labels", {}).get(COMPONENT)
     if manifest.kind in _WITH_SERVERS:
-        return "servers"
+        return OPERATOR if component == OPERATOR else "servers"
     if manifest.kind == "HorizontalPodAutoscaler":
         return "scaling"  # held until all servers are of the new version
     if manifest.kind in ("StatefulSet", "Cluster"):
@@ -77,6 +94,11 @@ def _phase(manifest: Manifest) -> str:
     if manifest.kind == "Job":
         return "secrets" if component == "bootstrap" else "schema"
     return "rules and addresses"
+
+
+def has_operator(manifests: Iterable[Manifest]) -> bool:
+    """Whether the documents' definitions are needed, too."""
+    return any(m.object["metadata"].get("labels", {}).get(COMPONENT) == OPERATOR for m in manifests)
 
 
 def namespace_object(name: str) -> dict[str, Any]:

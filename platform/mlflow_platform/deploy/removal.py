@@ -11,6 +11,8 @@ from mlflow_platform.chart import Chart, Release
 from mlflow_platform.deploy import phases
 from mlflow_platform.deploy.deployment import existing
 from mlflow_platform.errors import Transient
+from mlflow_platform.model import DOCUMENTS, crd
+from mlflow_platform.model.base import API_VERSION
 
 #: Made by the bootstrap Job (chart: bootstrap.yaml.j2) and by rotations, after the release's name.
 SECRETS = tuple(f"-{what}{end}" for what in ("auth", "database", "store") for end in ("", "-rotation"))
@@ -21,11 +23,16 @@ def undeploy(
 ) -> list[str]:
     """What was deleted, as "Kind/name"; returns when all of it is gone, within `timeout` seconds."""
     found = existing(cluster, release, chart)
-    pods = [f for f in found if f["kind"] in ("Deployment", "StatefulSet", "Job")]
     deadline = time.monotonic() + timeout
+    operated = any(f["metadata"].get("labels", {}).get(phases.COMPONENT) == phases.OPERATOR for f in found)
+    if operated:
+        _settle(cluster, deadline)
+    pods = [f for f in found if f["kind"] in ("Deployment", "StatefulSet", "Job")]
     _delete(cluster, [f for f in found if f["kind"] != "NetworkPolicy"], deadline)
     if pods:
         _gone(cluster, release, chart, deadline)
+    if operated:
+        _release(cluster)
     # Last, so that no pod ever runs without the rules that fence it in.
     _delete(cluster, [f for f in found if f["kind"] == "NetworkPolicy"], deadline)
     if delete_data:
@@ -33,6 +40,37 @@ def undeploy(
         _delete(cluster, data, deadline)
         found += data
     return ["/".join(phases.key(f)) for f in found]
+
+
+def _settle(cluster: Cluster, deadline: float) -> None:
+    """Wait for documents that are being deleted: nobody would delete their objects afterwards."""
+    while left := [d for d in _held(cluster) if "deletionTimestamp" in d["metadata"]]:
+        if time.monotonic() > deadline:
+            name = f"{left[0]['kind']}/{left[0]['metadata']['name']}"
+            raise Transient(
+                f"{name} is being deleted, but its object cannot be: {len(left)} such document(s)",
+                remedy="mend it (kubectl describe says why), or annotate it with mlplatform.io/abandon=true",
+            )
+        time.sleep(0.5)
+
+
+def _release(cluster: Cluster) -> None:
+    """Take our finalizer off the documents that stay: without the operator they could never be deleted. The
+    next operator puts it on again."""
+    for document in _held(cluster):
+        metadata = document["metadata"]
+        kept = [f for f in metadata["finalizers"] if f != crd.FINALIZER]
+        body = {"metadata": {"finalizers": kept}}
+        cluster.patch(API_VERSION, document["kind"], metadata.get("namespace", ""), metadata["name"], body)
+
+
+def _held(cluster: Cluster) -> list[Mapping[str, Any]]:
+    return [
+        document
+        for kind in DOCUMENTS
+        for document in cluster.find(API_VERSION, kind, "")
+        if crd.FINALIZER in document["metadata"].get("finalizers", ())
+    ]
 
 
 def data_of(cluster: Cluster, release: Release, chart: Chart) -> list[Mapping[str, Any]]:
@@ -52,7 +90,8 @@ def data_of(cluster: Cluster, release: Release, chart: Chart) -> list[Mapping[st
 
 def _delete(cluster: Cluster, objects: list[Mapping[str, Any]], deadline: float) -> None:
     places = [
-        (o["apiVersion"], o["kind"], o["metadata"]["namespace"], o["metadata"]["name"]) for o in objects
+        (o["apiVersion"], o["kind"], o["metadata"].get("namespace", ""), o["metadata"]["name"])
+        for o in objects
     ]
     for place in places:
         cluster.delete(*place)

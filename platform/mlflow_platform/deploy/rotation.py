@@ -225,20 +225,23 @@ class Rotation:
 
     def _stage(self, what: str, content: Mapping[str, str]) -> dict[str, str]:
         """Write it before anything uses it; what another command wrote meanwhile counts instead."""
-        made = self.cluster.create(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {
-                    "name": f"{self.release.name}-{what}-rotation",
-                    "namespace": self.release.namespace,
-                    "labels": {"app.kubernetes.io/managed-by": "mlplatform"},
-                },
-                "stringData": dict(content),
-            }
-        )
-        if not made and not set(content) <= set(self._staged(what)):
-            self._restage(what, content)  # what is left of an earlier one's overlap
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": f"{self.release.name}-{what}-rotation",
+                "namespace": self.release.namespace,
+                "labels": {"app.kubernetes.io/managed-by": "mlplatform"},
+            },
+            "stringData": dict(content),
+        }
+        try:
+            self.cluster.create(secret)
+        except Rejected as error:
+            if error.code != "409":  # AlreadyExists
+                raise
+            if not set(content) <= set(self._staged(what)):
+                self._restage(what, content)  # what is left of an earlier one's overlap
         return self._staged(what)
 
     def _restage(self, what: str, content: Mapping[str, str | None]) -> None:

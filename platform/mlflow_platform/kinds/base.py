@@ -43,7 +43,8 @@ class Snapshot:
     """One look at a server: every list is fetched at most once and shared by the kinds.
 
     `workspaces` are the names to look into: `("default",)` where workspaces are off. `complete`: also what
-    no document asks for, such as the versions of all models; for an import.
+    no document asks for, such as the versions of all models; for an import. `only`: of experiments, models
+    and prompts those with these names, each asked for by itself; for a few among thousands.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Snapshot:
         *,
         workspaces_on: bool = False,
         complete: bool = False,
+        only: frozenset[str] | None = None,
     ) -> None:
         self.api = api
+        self.only = only
         self.workspaces = tuple(workspaces)
         self.workspaces_on = workspaces_on
         self.complete = complete

@@ -64,6 +64,7 @@ PATTERNS: dict[str, str] = {
     ),
     r"^(s3://[^/]+(/.*)?|file:///.+|/.+)$": "write s3://bucket, s3://bucket/prefix, or the path of a folder",
     r"\S": "write something that is not blank",
+    r"/$": "end it with a slash",
 }
 
 #: Fields that kube-apiserver adds to metadata; what `kubectl get -o yaml` prints can be given back.

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from mlflow_platform.model.base import Document, Model, ResourceName, SecretReference
-from mlflow_platform.model.fields import Address, without_login
+from mlflow_platform.model.base import (
+    Document,
+    MetadataKey,
+    Mistake,
+    Model,
+    Name,
+    ResourceName,
+    SecretReference,
+    Spec,
+)
+from mlflow_platform.model.fields import Address, WorkspaceName, without_login
 
 #: A bucket, a prefix in one, or a folder. 200: what runs.artifact_uri takes.
 StoreUri = Annotated[
@@ -70,7 +80,71 @@ class ArtifactAccess(Model):
     secretKeySecretRef: SecretReference | None = Field(None, description="Where the secret key is.")
 
 
-class TrackingServerSpec(Model):
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+
+
+class LabelRequirement(Model):
+    """One condition on a namespace's labels, as Kubernetes writes it."""
+
+    key: MetadataKey = Field(description="Name of the label.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="How to compare.")
+    values: Annotated[list[LabelValue], Field(max_length=100)] = Field(
+        default_factory=list, description="Values for In and NotIn; empty for the others."
+    )
+
+    def mistakes(self) -> Iterator[Mistake]:
+        if (self.operator in ("In", "NotIn")) != bool(self.values):
+            what = f"{self.operator} {'takes no' if self.values else 'needs'} values"
+            yield Mistake(("values",), what, "give values for In and NotIn, none for the others")
+
+
+class NamespaceSelector(Model):
+    """Namespaces by their labels; all conditions must hold. Without any, every namespace."""
+
+    matchLabels: Annotated[dict[MetadataKey, LabelValue], Field(max_length=64)] = Field(
+        default_factory=dict, description="Labels that a namespace must have."
+    )
+    matchExpressions: Annotated[list[LabelRequirement], Field(max_length=64)] = Field(
+        default_factory=list, description="Conditions on its labels."
+    )
+
+
+class Allowance(Model):
+    """What the selected namespaces may declare on the server; nothing that is not named here."""
+
+    namespaceSelector: NamespaceSelector = Field(description="Which namespaces. `{}` is all of them.")
+    kinds: Annotated[
+        list[Literal["Experiment", "ExperimentSet", "RegisteredModel", "Prompt", "MLflowRole", "Webhook"]],
+        Field(min_length=1, max_length=6),
+    ] = Field(
+        description="Kinds of documents. A Webhook hears of every model and prompt of its workspace, also of "
+        "other namespaces'. Users and workspaces are declared in the operator's namespace only."
+    )
+    workspaces: Annotated[list[WorkspaceName], Field(max_length=100)] = Field(
+        default_factory=lambda: ["default"],
+        description="MLflow workspaces. Default: only `default`, which is all there is where they are off.",
+    )
+    namePrefixes: Annotated[
+        list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=100)
+    ] = Field(
+        default_factory=list,
+        description='How names in MLflow must begin, for example `team-a/`; `""` allows every name. The '
+        "same holds for what a role of theirs permits.",
+    )
+    roles: Annotated[list[Name], Field(max_length=100)] = Field(
+        default_factory=list, description="Names of the roles that they may declare."
+    )
+    artifactLocations: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"/$")]],
+        Field(max_length=100),
+    ] = Field(
+        default_factory=list,
+        description="Where artifactLocation and the source of a version may be, for example "
+        "`s3://team-a/`; each ends in a slash. Default: nowhere but where the server chooses.",
+    )
+
+
+class TrackingServerSpec(Spec):
     """Where the server is and how much may be asked of it."""
 
     trackingUri: Annotated[
@@ -97,6 +171,17 @@ class TrackingServerSpec(Model):
         None, description="Most requests a second; unlimited if left out."
     )
     concurrency: Annotated[int, Field(ge=1, le=64)] = Field(8, description="Requests under way at once.")
+    allowed: Annotated[list[Allowance], Field(max_length=100)] = Field(
+        default_factory=list,
+        description="In a cluster: what namespaces other than the operator's may declare here. Default: "
+        "nothing.",
+    )
+
+    def mistakes(self, default_name: str) -> Iterator[Mistake]:  # noqa: ARG002 - a server has no other name
+        for i, allowance in enumerate(self.allowed):
+            for j, condition in enumerate(allowance.namespaceSelector.matchExpressions):
+                for mistake in condition.mistakes():
+                    yield mistake.under("allowed", i, "namespaceSelector", "matchExpressions", j)
 
 
 class TrackingServer(Document):
@@ -110,10 +195,12 @@ class TrackingServer(Document):
 
 
 __all__ = [
+    "Allowance",
     "ArtifactAccess",
     "BrakeLimits",
     "Credentials",
     "DatabaseAccess",
+    "NamespaceSelector",
     "ResourceName",
     "TrackingServer",
     "TrackingServerSpec",

@@ -25,11 +25,16 @@ class Brakes:
         return lost * 100 > self.max_loss_percent * owned
 
 
-def check(plan: Plan, brakes: Brakes, allowed: str | None = None) -> None:
-    """Raise `BrakeStopped` unless the plan is harmless enough or `allowed` is its hash."""
-    lost = len(plan.losses)
+def check(plan: Plan, brakes: Brakes, allowed: str | None = None, *, recent: int = 0) -> None:
+    """Raise `BrakeStopped` unless the plan is harmless enough or `allowed` is its hash.
+
+    `recent`: objects that plans shortly before this one gave up, which count as if this one did: many small
+    plans are stopped where a large one would be.
+    """
+    lost, owned = len(plan.losses), plan.owned
     if not lost or allowed == plan.hash:
         return
+    lost, owned = lost + recent, owned + recent
     remedy = f"if that is what you mean, repeat with --allow-destructive {plan.hash}"
     if plan.declared == 0:
         raise BrakeStopped(
@@ -38,12 +43,12 @@ def check(plan: Plan, brakes: Brakes, allowed: str | None = None) -> None:
             plan_hash=plan.hash,
             remedy=f"check the path; {remedy}",
         )
-    if brakes.too_much(lost, plan.owned):
-        few = plan.owned < brakes.minimum_owned
+    if brakes.too_much(lost, owned):
+        few = owned < brakes.minimum_owned
         limit = f"half of fewer than {brakes.minimum_owned}" if few else f"{brakes.max_loss_percent} %"
         raise BrakeStopped(
-            f"the plan deletes, replaces or forgets {lost} of {plan.owned} owned objects "
-            f"({lost * 100 // max(plan.owned, 1)} %, the brake is at {limit}); "
+            f"the plan deletes, replaces or forgets {lost} of {owned} owned objects "
+            f"({lost * 100 // max(owned, 1)} %, the brake is at {limit}); "
             "nothing was written",
             plan_hash=plan.hash,
             remedy=remedy,

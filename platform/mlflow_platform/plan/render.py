@@ -55,10 +55,11 @@ def _change(change: Change, style: Style) -> Iterator[str]:
     sign, colour = _SIGNS[change.action]
     yield f"{style(sign, colour)} {change.action} {change.key} ({change.reason})"
     for field in change.fields:
-        yield f"    {_field(field)}"
+        yield f"    {field_text(field)}"
 
 
-def _field(field: FieldChange) -> str:
+def field_text(field: FieldChange) -> str:
+    """One field before and after: `tags.team: "mine" -> "search"`."""
     name = dotted(field.path)
     if field.sensitive:
         return f"{name}: {'set' if field.old is None else 'changed'} (value not shown)"

@@ -1,0 +1,326 @@
+"""The operator's process: it always watches; while it leads, it runs a loop for each tracking server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.errors import Fatal, PlatformError, Rejected
+from mlflow_platform.model.base import API_VERSION
+from mlflow_platform.operator import probes
+from mlflow_platform.operator.cache import Cache
+from mlflow_platform.operator.election import Elector, NotLeading, Term, Timing, clock
+from mlflow_platform.operator.entries import Entry
+from mlflow_platform.operator.metrics import Metrics
+from mlflow_platform.operator.publishing import Publisher
+from mlflow_platform.operator.reconciling import Ended, Reconciler, Site
+
+log = logging.getLogger(__name__)
+
+LEASE = "mlplatform-operator"
+#: How long requests to Kubernetes are repeated, in seconds: less than a lease lasts.
+_PATIENCE = 5.0
+#: Changes that come close together are planned together: `kubectl apply` of a folder sends them one by one.
+_GATHER_SECONDS = 0.05
+#: First and longest pause before a document, or a server, that failed is tried again, in seconds.
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0
+#: Not ready when the API server has not answered for this long, in seconds.
+_SILENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the operator runs. `interval` is the time between two full rounds, in seconds."""
+
+    kubeconfig: Path | None = None
+    context: str = ""
+    namespace: str = "mlflow"
+    interval: float = 180.0
+    host: str = "0.0.0.0"  # noqa: S104 - kubelet asks the pod's address
+    port: int = 8080
+    default_server: Path | None = None
+    """A TrackingServer document that is created if there is none of its name."""
+    timing: Timing = field(default_factory=Timing)
+
+
+class ServerLoop(threading.Thread):
+    """Full rounds by the clock and scoped ones by what changes, for one tracking server."""
+
+    def __init__(self, reconciler: Reconciler, term: Term, interval: float, metrics: Metrics) -> None:
+        super().__init__(name=f"server-{reconciler.name}", daemon=True)
+        self._reconciler = reconciler
+        self._term = term
+        self._interval = interval
+        self._metrics = metrics
+        self._changed = threading.Condition()
+        self._dirty: set[str] = set()
+        self._next_full = 0.0
+        self._failures = 0
+        self._retries: dict[str, tuple[int, float]] = {}
+        """Origin -> how often it was tried, and when it is tried again."""
+
+    def mark(self, origin: str) -> None:
+        """A document has changed."""
+        with self._changed:
+            self._dirty.add(origin)
+            self._retries.pop(origin, None)
+            self._changed.notify()
+
+    def everything(self) -> None:
+        """Have a full round soon."""
+        with self._changed:
+            self._next_full = 0.0
+            self._failures = 0
+            self._changed.notify()
+
+    def run(self) -> None:
+        while not self._term.over:
+            full, origins = self._due()
+            if self._term.over:
+                return
+            if not full and not origins:
+                continue
+            scope, result = "full" if full else "scoped", "failed"
+            ended = Ended(well=False)
+            try:
+                ended = self._reconciler.full() if full else self._reconciler.scoped(origins)
+                result = "ok" if ended.well else "failed"
+            except NotLeading:
+                return
+            except PlatformError as error:
+                log.warning("tracking server %s: %s", self._reconciler.name, error)
+            except Exception:
+                # A fault of ours in one round must not end the loop for ever; it is seen in log and metric.
+                log.exception("tracking server %s: a %s round failed", self._reconciler.name, scope)
+            self._metrics.add("rounds_total", server=self._reconciler.name, scope=scope, result=result)
+            self._plan_ahead(full, origins, ended)
+
+    def _due(self) -> tuple[bool, set[str]]:
+        """Wait for work: whether a full round is due, and else which documents."""
+        with self._changed:
+            now = time.monotonic()
+            retries = [] if self._failures else [at for _, at in self._retries.values()]
+            pause = min([self._next_full, *retries]) - now
+            work = bool(self._dirty) and not self._failures
+            if not work and pause > 0:
+                self._changed.wait(min(pause, 1.0))
+        if not self._failures and self._dirty:
+            time.sleep(_GATHER_SECONDS)
+        with self._changed:
+            now = time.monotonic()
+            if now >= self._next_full:
+                self._dirty.clear()
+                return True, set()
+            if self._failures:  # what has changed is part of the full round that comes
+                return False, set()
+            found = self._dirty | {o for o, (_, at) in self._retries.items() if at <= now}
+            self._dirty = set()
+            return False, found
+
+    def _plan_ahead(self, full: bool, origins: set[str], ended: Ended) -> None:
+        with self._changed:
+            now = time.monotonic()
+            if not ended.well:
+                # A scoped round that did not go well says only that a full one is needed.
+                pause = 0.0 if not full and not self._failures else _pause(self._failures)
+                self._failures += 1
+                self._next_full = now + pause
+                return
+            if full:
+                self._failures = 0
+                self._next_full = now + self._interval * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+                self._retries = {o: r for o, r in self._retries.items() if o in ended.again}
+            for origin in origins - ended.again:
+                self._retries.pop(origin, None)
+            for origin in ended.again:
+                tries = self._retries.get(origin, (0, 0.0))[0]
+                # What waits for another object goes on as soon as something was made.
+                pause = 0.0 if ended.wrote and tries < 2 else _pause(tries)
+                self._retries[origin] = (tries + 1, now + pause)
+
+
+def _pause(tries: int) -> float:
+    longest = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(tries, 10))
+    return random.uniform(longest / 2, longest)  # noqa: S311 - no secret
+
+
+class Operator:
+    """One replica. `run` returns when `stop` is called, or by SIGTERM."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.stopping = threading.Event()
+        self.port = 0
+        self.identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+        self._reader = self._connect()
+        self._cache = Cache(self._reader, self.metrics)
+        self._elector = Elector(self._connect(), settings.namespace, LEASE, self.identity, settings.timing)
+        self._loops: dict[str, ServerLoop] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        """Set where a tracking server may have come that has no loop yet."""
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+    def run(self) -> None:
+        """Raises `Fatal` where the cluster cannot be used at all."""
+        self._check()
+        self.port = probes.serve(self.settings.host, self.settings.port, self._unready, self.metrics)
+        log.info("probes and metrics on port %d", self.port)
+        self._cache.changed = self._changed
+        self._cache.relabelled = self._relabelled
+        self._cache.watch(self.stopping)
+        self._first_list()
+        self.metrics.set("leading", 0)
+        while not self.stopping.is_set():
+            term = self._elector.acquire(self.stopping)
+            if term is None:
+                break
+            keeper = threading.Thread(target=self._elector.keep, args=(term,), name="lease", daemon=True)
+            keeper.start()
+            self.metrics.set("leading", 1)
+            try:
+                self._lead(term)
+            finally:
+                term.end()
+                self.metrics.set("leading", 0)
+            keeper.join()
+        self._elector.release()
+
+    def _lead(self, term: Term) -> None:
+        writer = self._connect()
+        writer.gate = term.check
+        publisher = Publisher(writer, self._cache, self.metrics)
+        owner = self._owner()
+        if owner is None:
+            return
+        site = Site(self._cache, publisher, self._reader, owner, self.settings.namespace, term, self.metrics)
+        ended = threading.Event()
+        threading.Thread(target=publisher.send_events, args=(ended,), name="events", daemon=True).start()
+        default_done = self.settings.default_server is None
+        try:
+            while not term.over and not self.stopping.is_set():
+                default_done = default_done or self._make_default(writer)
+                with self._lock:
+                    for name in self._cache.servers() - set(self._loops):
+                        loop = ServerLoop(Reconciler(name, site), term, self.settings.interval, self.metrics)
+                        self._loops[name] = loop
+                        loop.start()
+                self._wake.wait(1.0)
+                self._wake.clear()
+        finally:
+            term.end()
+            ended.set()
+            with self._lock:
+                loops, self._loops = self._loops, {}
+            for loop in loops.values():
+                loop.join(timeout=5.0)  # one that hangs in a request can send no other: its term is over
+
+    def _changed(self, before: Entry | None, after: Entry | None) -> None:
+        entry = after or before
+        if entry is None:
+            return
+        with self._lock:
+            loop = self._loops.get(entry.name if entry.kind == "TrackingServer" else entry.server)
+        if loop is None:
+            self._wake.set()
+        elif entry.kind == "TrackingServer":
+            loop.everything()
+        else:
+            loop.mark(entry.origin)
+
+    def _relabelled(self) -> None:
+        """What a namespace may declare has changed."""
+        with self._lock:
+            loops = list(self._loops.values())
+        for loop in loops:
+            loop.everything()
+
+    def _make_default(self, writer: Cluster) -> bool:
+        """Create the TrackingServer of the settings' file if there is none; whether that is settled."""
+        path = self.settings.default_server
+        if path is None:
+            return True
+        document: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+        try:
+            writer.create(document)
+            log.info("made TrackingServer %s from %s", document["metadata"]["name"], path)
+        except Rejected as error:
+            if error.code != "409":
+                log.error("the TrackingServer in %s: %s", path, error.problem.what)
+                return False
+        except NotLeading:
+            return True
+        except PlatformError as error:
+            log.warning("the TrackingServer in %s: %s", path, error.problem.what)
+            return False
+        return True
+
+    def _check(self) -> None:
+        """That our definitions are there."""
+        if self._reader.resource(API_VERSION, "TrackingServer") is None:
+            raise Fatal(
+                f"{self._reader.address} does not know {API_VERSION}",
+                remedy="kubectl apply --server-side -f manifests/crds, or mlplatform deploy",
+            )
+
+    def _first_list(self) -> None:
+        failures = 0
+        while not self.stopping.is_set():
+            try:
+                self._cache.refresh(time.monotonic())
+            except PlatformError as error:
+                failures += 1
+                log.warning("listing the documents: %s", error.problem.what)
+                self.stopping.wait(_pause(failures))
+            else:
+                return
+
+    def _owner(self) -> str | None:
+        """Whose the objects on tracking servers are: the cluster's, known by the uid of a namespace that
+        lives as long as it."""
+        try:
+            found: Mapping[str, Any] | None = self._reader.get("v1", "Namespace", "", "kube-system")
+        except PlatformError as error:
+            log.warning("the cluster's identity: %s", error.problem.what)
+            return None
+        return f"k8s:{found['metadata']['uid']}" if found else None
+
+    def _unready(self) -> str:
+        if not self._cache.complete:
+            return "the documents have not been listed yet"
+        silent = clock() - self._elector.contact
+        return f"the API server has not answered for {silent:.0f} s" if silent > _SILENCE else ""
+
+    def _connect(self) -> Cluster:
+        cluster = Cluster.connect(self.settings.kubeconfig, self.settings.context)
+        cluster.patience = _PATIENCE
+        return cluster
+
+
+def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    operator = Operator(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: operator.stop())
+    operator.run()
+
+
+def own_namespace(default: str) -> str:
+    """The namespace of the pod this runs in, which the chart passes on, or `default`."""
+    return os.environ.get("POD_NAMESPACE") or default

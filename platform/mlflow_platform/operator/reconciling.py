@@ -1,0 +1,349 @@
+"""Rounds of one tracking server: plan with the engine, carry out, say what became of each document."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.adapters.servers import connect_documented
+from mlflow_platform.apply.execute import Result, execute
+from mlflow_platform.apply.rounds import Scope, Target, plan_round
+from mlflow_platform.errors import BadInput, BrakeStopped, Fatal, PlatformError, Rejected, Transient
+from mlflow_platform.model.tracking_server import TrackingServer
+from mlflow_platform.operator.cache import Cache
+from mlflow_platform.operator.conditions import Outcome, Reason, members_status, seen, was_ready
+from mlflow_platform.operator.election import NotLeading, Term
+from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, Entry
+from mlflow_platform.operator.judging import Judged, Verdicts, document_of, fields_of, judge, restrict, said
+from mlflow_platform.operator.metrics import Metrics
+from mlflow_platform.operator.publishing import Publisher
+from mlflow_platform.operator.secrets import ClusterSecrets
+from mlflow_platform.plan.brakes import check
+from mlflow_platform.plan.engine import Plan
+from mlflow_platform.plan.objects import Action, Key
+
+log = logging.getLogger(__name__)
+
+#: For how long a request that fails is repeated within a round, in seconds: the next round comes anyway.
+_RETRY_SECONDS = 10.0
+#: Losses of this many seconds count together for the brake.
+_BRAKE_WINDOW = 600.0
+#: Requests to Kubernetes under way at once.
+_PATCHES_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Site:
+    """What all tracking servers' reconcilers share. `owner` is `k8s:<uid of the namespace kube-system>`;
+    `namespace` the operator's own."""
+
+    cache: Cache
+    publisher: Publisher
+    cluster: Cluster
+    owner: str
+    namespace: str
+    term: Term
+    metrics: Metrics
+
+
+@dataclass
+class Ended:
+    """How a round ended: origins to look at again soon, and whether the server could be worked with."""
+
+    well: bool = True
+    again: set[str] = field(default_factory=set)
+    wrote: bool = False
+
+
+class Reconciler:
+    """One tracking server, by the name that documents give it. One round at a time."""
+
+    def __init__(self, name: str, site: Site) -> None:
+        self.name = name
+        self._site = site
+        self._target: Target | None = None
+        self._sent: dict[str, int] = {}
+        self._owned = 0
+        self._known: dict[str, frozenset[Key]] = {}
+        """The objects that each document declared when it was last planned."""
+        self._lost: deque[tuple[float, int]] = deque()
+
+    def full(self) -> Ended:
+        """List everything that is declared and everything that is there, and make one plan of it."""
+        began = time.monotonic()
+        self._site.cache.refresh(began)
+        server = self._site.cache.server(self.name)
+        entries = self._site.cache.of_server(self.name)
+        if server is None or server.deleting:
+            return self._without_server(entries)
+        if server.mistake is not None:
+            return self._unusable(server, entries, Outcome(Reason.INVALID, said(server.mistake)))
+        try:
+            target = self._connect(server)
+        except NotLeading:
+            raise
+        except PlatformError as error:
+            return self._unusable(server, entries, _connection_outcome(error))
+        self._adopt(target)
+        try:
+            ended = self._round(target, server, entries, None)
+        except Transient as error:
+            return self._unusable(server, entries, _connection_outcome(error))
+        finally:
+            self._count_requests()
+        self._site.metrics.set("round_seconds", time.monotonic() - began, server=self.name)
+        return ended
+
+    def scoped(self, origins: Collection[str]) -> Ended:
+        """Plan and carry out what these documents ask for, those that are gone too, and nothing else."""
+        server = self._site.cache.server(self.name)
+        if self._target is None or server is None or server.deleting or server.document is None:
+            return Ended(well=False, again=set(origins))
+        entries = self._site.cache.of_server(self.name)
+        try:
+            return self._round(self._target, server, entries, frozenset(origins))
+        finally:
+            self._count_requests()
+
+    def _connect(self, server: Entry) -> Target:
+        document = server.document
+        assert isinstance(document, TrackingServer)  # noqa: S101 - the cache keeps them by kind
+        secrets = ClusterSecrets(self._site.cluster, self._site.namespace)
+        return connect_documented(
+            document,
+            self._site.owner,
+            secrets,
+            gate=self._site.term.check,
+            retry_seconds=_RETRY_SECONDS,
+        )
+
+    def _adopt(self, target: Target) -> None:
+        """Keep a connection for the scoped rounds that follow; the one before is closed."""
+        old, self._target, self._sent = self._target, target, {}
+        close = getattr(old.api, "close", None) if old is not None else None
+        if close is not None:
+            close()
+
+    def _round(
+        self, target: Target, server: Entry, entries: list[Entry], origins: frozenset[str] | None
+    ) -> Ended:
+        site = self._site
+        assert isinstance(server.document, TrackingServer)  # noqa: S101 - looked at by the callers
+        secrets = ClusterSecrets(site.cluster)
+        target = replace(target, resolve=lambda ref: secrets.resolve(ref.name, ref.key, ref.namespace))
+        judged = judge(entries, target, server.document.spec.allowed, site.cache.labels(), site.namespace)
+        ended = Ended()
+        mine = [e for e in entries if origins is None or e.origin in origins]
+        self._hold(mine, judged, ended)
+        wanted = [e for e in judged.live.values() if origins is None or e.origin in origins]
+        desired = [d for e in wanted for d in e.desired]
+        scope = Scope() if origins is None else Scope(only=self._objects(origins, judged))
+        round_ = plan_round(target, desired, scope)
+        plan = restrict(round_.plan, judged, origins, site.cache.elsewhere(self.name))
+        plan = replace(
+            plan, declared=max(1, len(entries)), owned=plan.owned if origins is None else self._owned
+        )
+        stopped = self._stopped(server, target, plan)
+        if stopped is not None and origins is not None:
+            return Ended(well=False, again=set(origins))  # a full round says so, with the hash of its plan
+        verdicts = Verdicts(round_, plan, judged, secrets.missing, stopped.problem.what if stopped else "")
+        with ThreadPoolExecutor(_PATCHES_AT_ONCE, "publish") as pool:
+            work: list[Future[None]] = []
+
+            def report(result: Result) -> None:
+                ready = verdicts.take(result)
+                self._tell(result, judged)
+                if ready is not None:
+                    work.append(pool.submit(self._publish, ready, verdicts, ended))
+
+            settled = [e.origin for e in mine if not verdicts.pending(e.origin)]
+            work.extend(pool.submit(self._publish, origin, verdicts, ended) for origin in settled)
+            if stopped is None and plan.changes:
+                stop = threading.Event()
+                results = execute(target, plan.changes, round_.ledger, report, stop)
+                ended.wrote = any(r.error is None for r in results)
+                self._lost.append((time.monotonic(), sum(r.change.action.loses for r in results)))
+            for future in work:
+                future.result()
+        for entry in wanted:
+            self._known[entry.origin] = frozenset(d.key for d in entry.desired)
+        if origins is None:
+            self._known = {o: self._known[o] for o in judged.live if o in self._known}
+            self._owned = plan.owned
+            self._say_connected(server, target, plan, stopped, judged)
+        site.term.check()
+        return ended
+
+    def _objects(self, origins: Iterable[str], judged: Judged) -> frozenset[Key]:
+        """What documents declare, and what they declared when they were last planned."""
+        keys: set[Key] = set()
+        for origin in origins:
+            entry = judged.live.get(origin) or judged.deleting.get(origin)
+            keys.update(d.key for d in entry.desired) if entry else None
+            keys.update(self._known.get(origin, ()))
+        return frozenset(keys)
+
+    def _hold(self, entries: Iterable[Entry], judged: Judged, ended: Ended) -> None:
+        """Put the finalizer on documents whose objects go with them, before anything is made for them."""
+        for entry in entries:
+            if entry.deleting or entry.origin in judged.refused or entry.held == entry.wants_delete:
+                continue
+            if not self._site.publisher.finalizer(entry, entry.wants_delete):
+                ended.again.add(entry.origin)
+
+    def _stopped(self, server: Entry, target: Target, plan: Plan) -> BrakeStopped | None:
+        now = time.monotonic()
+        while self._lost and self._lost[0][0] < now - _BRAKE_WINDOW:
+            self._lost.popleft()
+        allowed = server.annotations.get(ALLOW_DESTRUCTIVE)
+        try:
+            check(
+                plan,
+                target.brakes,
+                allowed if allowed == plan.hash else None,
+                recent=sum(n for _, n in self._lost),
+            )
+        except BrakeStopped as error:
+            remedy = (
+                f"if that is what you mean: kubectl annotate trackingserver {self.name} --overwrite "
+                f"{ALLOW_DESTRUCTIVE}={plan.hash}"
+            )
+            return BrakeStopped(
+                f"{error.problem.what}. {remedy[:1].upper()}{remedy[1:]}", plan_hash=plan.hash
+            )
+        return None
+
+    def _publish(self, origin: str, verdicts: Verdicts, ended: Ended) -> None:
+        """Say what became of a document. A failure is told in the log, and the next round says it."""
+        judged, publisher = verdicts.judged, self._site.publisher
+        try:
+            if origin in judged.deleting:
+                self._let_go(judged.deleting[origin], verdicts.of_deleted(origin), ended)
+                return
+            if origin in judged.refused:
+                entry, outcome = judged.refused[origin]
+                members = None
+            elif origin in judged.live:
+                entry = judged.live[origin]
+                outcome, members = verdicts.of(entry)
+            else:
+                return  # its document has vanished
+            changed = publisher.status(entry, outcome, members_status(members) if members else None)
+            if changed and outcome.stalled:
+                publisher.event(entry, "Warning", outcome.reason, outcome.message)
+            if outcome.reason in (Reason.RETRYING, Reason.WAITING):
+                ended.again.add(origin)
+        except NotLeading:
+            return
+        except PlatformError as error:
+            log.warning("%s: its status could not be written: %s", origin, error.problem.what)
+            ended.again.add(origin)
+
+    def _let_go(self, entry: Entry, left: Outcome | None, ended: Ended) -> None:
+        """Drop the finalizer of a document of which nothing is left."""
+        if left is not None and not entry.abandoned:
+            if self._site.publisher.status(entry, left) and left.stalled:
+                self._site.publisher.event(entry, "Warning", left.reason, left.message)
+            ended.again.add(entry.origin)
+        elif entry.held and not self._site.publisher.finalizer(entry, False):
+            ended.again.add(entry.origin)
+
+    def _tell(self, result: Result, judged: Judged) -> None:
+        """An Event for what was changed; that a document was not carried out is said with its status."""
+        change = result.change
+        self._site.metrics.add(
+            "changes_total", server=self.name, action=str(change.action), outcome=result.outcome
+        )
+        origin = document_of(change.origin)
+        entry = judged.live.get(origin) or judged.deleting.get(origin)
+        if entry is None or result.error is not None:
+            return
+        # What was as declared and is not any more was changed on the server, by hand or by another program.
+        drift = seen(entry.status, entry.generation) and was_ready(entry.status)
+        reason, what = change.action.past.capitalize(), f"{change.action.past} {change.key}"
+        if drift and change.action in (Action.UPDATE, Action.CREATE, Action.ADOPT):
+            reason, what = "DriftCorrected", f"{change.key} differed ({change.reason})"
+        self._site.publisher.event(entry, "Normal", reason, f"{what}: {fields_of(change)}".removesuffix(": "))
+
+    def _say_connected(
+        self, server: Entry, target: Target, plan: Plan, stopped: BrakeStopped | None, judged: Judged
+    ) -> None:
+        outcome = Outcome(Reason.CONNECTED)
+        if stopped is not None:
+            outcome = Outcome(Reason.BRAKE_STOPPED, stopped.problem.what)
+        extra = {
+            "version": target.version,
+            "declared": sum(len(e.desired) for e in judged.live.values()),
+            "owned": self._owned_after(plan, stopped),
+            "stoppedPlan": stopped.hash if stopped else None,
+        }
+        self._say(server, outcome, extra)
+        self._site.metrics.set("last_round_timestamp_seconds", time.time(), server=self.name)
+        counts = Counter(
+            next((c["reason"] for c in e.status.get("conditions", ()) if c["type"] == "Ready"), "New")
+            for e in self._site.cache.of_server(self.name)
+        )
+        self._site.metrics.replace("documents", "reason", dict(counts), server=self.name)
+
+    @staticmethod
+    def _owned_after(plan: Plan, stopped: BrakeStopped | None) -> int:
+        if stopped is not None:
+            return plan.owned
+        made = sum(c.action in (Action.CREATE, Action.ADOPT) for c in plan.changes)
+        return plan.owned + made - sum(c.action in (Action.FORGET, Action.DELETE) for c in plan.changes)
+
+    def _say(self, server: Entry, outcome: Outcome, extra: dict[str, object]) -> None:
+        if self._site.publisher.status(server, outcome, extra) and not outcome.ready:
+            self._site.publisher.event(server, "Warning", outcome.reason, outcome.message)
+
+    def _unusable(self, server: Entry, entries: list[Entry], outcome: Outcome) -> Ended:
+        """The server cannot be worked with. Documents that were as declared keep saying so: what is known of
+        them has not changed, and the TrackingServer says the rest."""
+        log.warning("tracking server %s: %s: %s", self.name, outcome.reason, outcome.message)
+        self._say(server, outcome, {})
+        said_so = Outcome(Reason.SERVER_UNAVAILABLE, f"the server {self.name}: {outcome.message}")
+        self._put_off([e for e in entries if e.deleting or not seen(e.status, e.generation)], said_so)
+        return Ended(well=False)
+
+    def _without_server(self, entries: list[Entry]) -> Ended:
+        what = f"there is no TrackingServer {self.name!r}"
+        self._put_off(entries, Outcome(Reason.SERVER_NOT_FOUND, f"{what}. Make one, or correct spec.server"))
+        return Ended()
+
+    def _put_off(self, entries: Iterable[Entry], outcome: Outcome) -> None:
+        for entry in entries:
+            if entry.deleting and (entry.abandoned or not entry.held):
+                self._site.publisher.finalizer(entry, False)
+            elif entry.deleting:
+                hint = (
+                    f"{outcome.message}. To let it go as it is: annotate it with mlplatform.io/abandon=true"
+                )
+                self._site.publisher.status(entry, replace(outcome, message=hint))
+            else:
+                self._site.publisher.status(entry, outcome)
+
+    def _count_requests(self) -> None:
+        if self._target is None:
+            return
+        sent = dict(self._target.api.sent)
+        for kind in ("reads", "writes"):
+            by = sent.get(kind, 0) - self._sent.get(kind, 0)
+            if by:
+                self._site.metrics.add("requests_total", by, server=self.name, kind=kind)
+        self._sent = sent
+
+
+def _connection_outcome(error: PlatformError) -> Outcome:
+    if isinstance(error, Transient):
+        return Outcome(Reason.SERVER_UNAVAILABLE, said(error.problem))
+    if isinstance(error, BadInput):
+        return Outcome(Reason.WAITING, said(error.problem))
+    if isinstance(error, Fatal | Rejected):
+        return Outcome(Reason.LOGIN_REFUSED, said(error.problem))
+    return Outcome(Reason.RETRYING, said(error.problem))
