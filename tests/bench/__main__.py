@@ -17,7 +17,7 @@ from tests.bench import logging, operator, render, retention, scale, search, sta
 
 
 def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
-    """Call `measure` with the environment of a fresh stack, and a scratch folder with the stack in `stack`."""
+    """Call `measure` with the environment of a fresh stack, and a folder that has it in `stack`."""
     with tempfile.TemporaryDirectory(prefix="mlplatform-bench-") as scratch:
         stack = Stack(Path(scratch) / "stack")
         try:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.errors import Rejected
-from mlflow_platform.model import DOCUMENTS
+from mlflow_platform.model import DOCUMENTS, crd
 from mlflow_platform.model.base import API_VERSION
 from tests.cluster import clusters
 from tests.faults.test_documents import ROWS
@@ -82,7 +82,7 @@ def single(text: str) -> Json | None:
         found = [json.loads(json.dumps(d)) for d in yaml.safe_load_all(text) if d]
     except (yaml.YAMLError, ValueError, TypeError):
         return None
-    if len(found) != 1 or not isinstance(found[0], dict) or str(found[0].get("kind")) not in DOCUMENTS:
+    if len(found) != 1 or not isinstance(found[0], dict) or str(found[0].get("kind")) not in crd.RECONCILED:
         return None
     metadata = found[0].get("metadata")
     if found[0].get("apiVersion") != API_VERSION or not isinstance(metadata, dict) or "name" not in metadata:

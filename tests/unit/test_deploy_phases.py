@@ -29,7 +29,15 @@ def test_every_object_is_in_one_phase_and_nothing_waits_for_a_later_one(case: st
     assert sorted(phases.key(o) for p in found for o in p.objects) == sorted(
         (m.kind, m.name) for m in objects
     )
-    order = ["rules and addresses", "secrets", "database and store", "schema", "servers", "scaling", "operator"]
+    order = [
+        "rules and addresses",
+        "secrets",
+        "database and store",
+        "schema",
+        "servers",
+        "scaling",
+        "operator",
+    ]
     assert [p.name for p in found] == [n for n in order if n in [p.name for p in found]]
     workloads = {p.name: [o["kind"] for o in p.objects if o["kind"] in phases.WORKLOADS] for p in found}
     assert workloads["rules and addresses"] == []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_platform.errors import Blocked, Fatal, PlatformError, Transient
-from mlflow_platform.server.migrate import LOCK
+from mlflow_platform.server.database import LOCK
 
 if TYPE_CHECKING:
     import psycopg

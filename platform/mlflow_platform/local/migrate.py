@@ -16,7 +16,7 @@ def main() -> None:
     import sqlalchemy
     from mlflow.server.auth.db import utils as auth
 
-    from mlflow_platform.server.migrate import build_indexes
+    from mlflow_platform.server.schemas import build_indexes
 
     # mlflow/db.py, `upgrade`
     engine = tracking.create_sqlalchemy_engine_with_retry(os.environ["MLPLATFORM_TRACKING_DB"])

@@ -27,7 +27,7 @@ from mlflow_platform.retention.purge import Batch, Item, Purger
 from mlflow_platform.retention.report import Report
 from mlflow_platform.retention.roots import Place, Roots, claim
 from mlflow_platform.retention.sweep import sweep
-from mlflow_platform.server.migrate import build_indexes
+from mlflow_platform.server.schemas import build_indexes
 
 if TYPE_CHECKING:
     import psycopg
