@@ -20,6 +20,7 @@ from mlflow_platform.deploy import smoke
 from mlflow_platform.deploy.phases import secrets_of
 from mlflow_platform.errors import BadInput
 from mlflow_platform.model import DOCUMENTS, TrackingServer
+from mlflow_platform.model.crd import RECONCILED
 from tests import golden_files
 
 CHART = find_chart()
@@ -519,7 +520,7 @@ def test_the_operator_may_touch_documents_and_read_single_secrets_and_nothing_el
     found = rendered("operator")
     roles = {m.name: m.object["rules"] for m in found if m.kind in ("ClusterRole", "Role")}
     documents, status, server, namespaces, events = roles["mlflow-mlflow-operator"]
-    plurals = sorted(model.plural for model in DOCUMENTS.values())
+    plurals = sorted(DOCUMENTS[kind].plural for kind in RECONCILED)
     assert sorted(documents["resources"]) == plurals
     assert sorted(status["resources"]) == [f"{p}/status" for p in plurals]
     assert (status["verbs"], events["verbs"], server["verbs"]) == (["patch"], ["create"], ["create"])
