@@ -25,7 +25,7 @@ from tests.cluster.release import Release, deploy, mlplatform
 from tests.cluster.test_load import PATIENCE, kubectl, logging, pods, report, restarts, until
 
 #: Clients enough that each server has some; the full load is test_load's.
-CLIENTS = 8
+CLIENTS = {"raw": 8, "mlflow": 1}
 
 
 def secret(live: Release, name: str) -> dict[str, str]:
@@ -107,7 +107,7 @@ def database_user(live: Release, login: dict[str, str]) -> str:
 
 def test_database_and_store_change_their_credentials_under_load(live: Release, tmp_path: Path) -> None:
     first = secret(live, "mlflow-database"), secret(live, "mlflow-store")
-    with logging(live, tmp_path, CLIENTS) as load:
+    with logging(live, tmp_path, **CLIENTS) as load:
         began = time.time()
         killed_on_the_way(live, "database")
         killed_on_the_way(live, "store")
@@ -126,7 +126,7 @@ def test_database_and_store_change_their_credentials_under_load(live: Release, t
 
 def test_the_administrators_password_changes_under_load(live: Release, tmp_path: Path) -> None:
     user, first = live.login()
-    with logging(live, tmp_path, CLIENTS) as load:  # with the first password, all the time
+    with logging(live, tmp_path, **CLIENTS) as load:  # with the first password, all the time
         began = time.time()
         killed_on_the_way(live, "admin")
         second = live.login()[1]
@@ -154,7 +154,7 @@ def test_killed_at_any_write_the_next_one_finishes_it(
     live: Release, tmp_path: Path, what: str, moment: str
 ) -> None:
     """A rotation a write, one after the other; at the end a password that is accepted no longer."""
-    with logging(live, tmp_path, CLIENTS) as load:
+    with logging(live, tmp_path, **CLIENTS) as load:
         n = 1
         while killed(live, n, moment, what):
             rotate(live, what)
