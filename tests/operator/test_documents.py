@@ -226,7 +226,7 @@ def test_the_brake_stops_a_plan_until_its_hash_is_allowed(site: Site, operator: 
     stopped = site.find("TrackingServer", "braked", "")["status"]["stoppedPlan"]
     assert f"{ALLOW_DESTRUCTIVE}={stopped}" in found["message"]
     assert all(site.experiment(name)["lifecycle_stage"] == "active" for name in names)
-    assert site.condition("Experiment", names[0], type_="Stalled")["reason"] == "BrakeStopped"
+    site.reach("Experiment", names[0], "BrakeStopped")
 
     def allow() -> bool:
         # The plan may have another hash by now: the documents were deleted one by one.

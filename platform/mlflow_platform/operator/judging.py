@@ -143,6 +143,10 @@ class Verdicts:
     def __post_init__(self) -> None:
         self._of: dict[Key, Outcome] = {}
         self._owed: dict[str, set[Key]] = {}
+        self._losses: dict[str, list[Key]] = {}
+        """What each document gives up."""
+        for change in self.plan.losses:
+            self._losses.setdefault(document_of(change.origin), []).append(change.key)
         for problem in self.plan.problems:
             self._of[problem.key] = Outcome(self._reason(problem.key, problem.blocked), said(problem.problem))
         for change in self.plan.held:
@@ -192,11 +196,8 @@ class Verdicts:
         found = [(d.key.name, self._of[d.key]) for d in entry.desired if d.key in self._of]
         # A member that has left the set and could not be deleted.
         keys = {d.key for d in entry.desired}
-        found += [
-            (c.key.name, self._of[c.key])
-            for c in self.plan.losses
-            if c.key in self._of and c.key not in keys and document_of(c.origin) == entry.origin
-        ]
+        lost = self._losses.get(entry.origin, ())
+        found += [(key.name, self._of[key]) for key in lost if key in self._of and key not in keys]
         if not isinstance(entry.document, ExperimentSet):
             return (found[0][1] if found else Outcome(Reason.SYNCED)), None
         found.sort(key=lambda item: (not item[1].stalled, item[0]))
@@ -210,10 +211,7 @@ class Verdicts:
 
     def of_deleted(self, origin: str) -> Outcome | None:
         """Why a document that is being deleted cannot go yet; None where nothing is left to do."""
-        for change in self.plan.losses:
-            if document_of(change.origin) == origin and change.key in self._of:
-                return self._of[change.key]
-        return None
+        return next((self._of[key] for key in self._losses.get(origin, ()) if key in self._of), None)
 
 
 def fields_of(change: Change) -> str:

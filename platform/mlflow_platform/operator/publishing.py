@@ -52,6 +52,10 @@ class Publisher:
         self._patch(now, {"status": {**wanted, **gone}}, subresource="status")
         return True
 
+    def differs(self, entry: Entry, outcome: Outcome, extra: Mapping[str, Any] | None = None) -> bool:
+        """Whether `status` would patch the document as it was when the round began."""
+        return status(entry.status, entry.generation, outcome, "", extra) is not None
+
     def finalizer(self, entry: Entry, wanted: bool) -> bool:
         """Add or remove our finalizer. False where the document has changed meanwhile: its next round does
         it."""
