@@ -125,9 +125,9 @@ class Drain:
         """
         due = (
             "select kind, id from mlplatform.purged where state = 'watched' and next_at <= now()"
-            " group by kind, id order by kind, id limit 1000"
+            " and (root is null or root = any(%s)) group by kind, id order by kind, id limit 1000"
         )
-        while rows := self.connection.execute(due).fetchall():
+        while rows := self.connection.execute(due, (list(self.roots.all),)).fetchall():
             self.step("looking again: begin")
             with self.connection.transaction():
                 journal.check_unchanged(self.connection, self.installation)
@@ -159,8 +159,8 @@ class Drain:
         )
         self.connection.execute(
             "update mlplatform.purged set state = 'pending', checks = checks + 1"
-            " where kind = %s and id = any(%s) and state = 'watched'",
-            (kind, gone),
+            " where kind = %s and id = any(%s) and state = 'watched' and (root is null or root = any(%s))",
+            (kind, gone, list(self.roots.all)),
         )
         self.connection.execute(
             f"update mlplatform.purged set {_EMPTY} where state = 'pending' and root is null"
