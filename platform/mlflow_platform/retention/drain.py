@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_platform.errors import Transient
-from mlflow_platform.retention import journal, purge
+from mlflow_platform.retention import journal
+from mlflow_platform.retention import rows as tables
 from mlflow_platform.retention.journal import Installation
 from mlflow_platform.retention.objects import Emptied, empty
 from mlflow_platform.retention.protections import named_by_versions
@@ -125,9 +126,9 @@ class Drain:
         """
         due = (
             "select kind, id from mlplatform.purged where state = 'watched' and next_at <= now()"
-            " group by kind, id order by kind, id limit 1000"
+            " and (root is null or root = any(%s)) group by kind, id order by kind, id limit 1000"
         )
-        while rows := self.connection.execute(due).fetchall():
+        while rows := self.connection.execute(due, (list(self.roots.all),)).fetchall():
             self.step("looking again: begin")
             with self.connection.transaction():
                 journal.check_unchanged(self.connection, self.installation)
@@ -144,14 +145,16 @@ class Drain:
             back = {row[0] for row in self.connection.execute(_BACK[kind], (ids,))}
         gone = [i for i in ids if i not in back]
         if kind == "run":
-            purge.delete(self.connection, purge.RUN_LINKS, gone, self.report.rows)
+            tables.delete(self.connection, tables.RUN_LINKS, gone, self.report.rows)
         elif kind == "logged model":
-            purge.delete(self.connection, purge.MODEL_LINKS, gone, self.report.rows)
+            tables.delete(self.connection, tables.MODEL_LINKS, gone, self.report.rows)
         elif kind == "trace":
             late = "select request_id from public.trace_info where request_id = any(%s) order by 1 for update"
             found = [row[0] for row in self.connection.execute(late, (ids,))]
-            purge.delete(self.connection, purge.TRACE_ROWS, found, self.report.rows)
-            purge.delete(self.connection, {"review_queue_items": "item_id = any(%s)"}, gone, self.report.rows)
+            tables.delete(self.connection, tables.TRACE_ROWS, found, self.report.rows)
+            tables.delete(
+                self.connection, {"review_queue_items": "item_id = any(%s)"}, gone, self.report.rows
+            )
         self.connection.execute(
             "update mlplatform.purged set state = 'done', problem = 'its row is back: left alone'"
             " where kind = %s and id = any(%s)",
@@ -159,8 +162,8 @@ class Drain:
         )
         self.connection.execute(
             "update mlplatform.purged set state = 'pending', checks = checks + 1"
-            " where kind = %s and id = any(%s) and state = 'watched'",
-            (kind, gone),
+            " where kind = %s and id = any(%s) and state = 'watched' and (root is null or root = any(%s))",
+            (kind, gone, list(self.roots.all)),
         )
         self.connection.execute(
             f"update mlplatform.purged set {_EMPTY} where state = 'pending' and root is null"

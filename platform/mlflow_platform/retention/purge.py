@@ -1,7 +1,7 @@
 """The transactions: quarantine, and purge of a batch's rows with the journal entries of its objects.
 
-The order of deletion is the one that the foreign keys allow. Ids go as arrays, rows are locked in the order
-of their ids, experiments before runs and trace_info before spans, as the server locks them.
+Ids go as arrays; rows are locked in the order of their ids, experiments before runs and trace_info before
+spans, as the server locks them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_platform.model.retention_policy import RetentionPolicy
-from mlflow_platform.retention import journal
+from mlflow_platform.retention import journal, rows
 from mlflow_platform.retention.choose import abandoned_before, now
 from mlflow_platform.retention.journal import Entry, Installation
 from mlflow_platform.retention.protections import protected
@@ -127,8 +127,8 @@ class Purger:
         if held:
             self._delete_assessments_of_runs(sorted(held), batch)
         gone = [m[0] for m in models if m[2] not in lost]
-        self._delete(batch, _RUN_ROWS, ids)
-        self._delete(batch, _MODEL_ROWS, gone)
+        self._delete(batch, rows.RUN_ROWS, ids)
+        self._delete(batch, rows.MODEL_ROWS, gone)
         self._delete(batch, {"runs": "run_uuid = any(%s)"}, ids)
         batch.done += left
 
@@ -189,7 +189,7 @@ class Purger:
         left = self._reachable(left, lost, batch)
         ids = [i.id for i in left]
         journal.write(self.connection, self.policy.metadata.name, [e for i in ids for e in entries[i]])
-        self._delete(batch, _MODEL_ROWS, ids)
+        self._delete(batch, rows.MODEL_ROWS, ids)
         batch.done += left
 
     # Traces
@@ -231,7 +231,7 @@ class Purger:
         left = self._reachable(left, lost, batch)
         ids = [i.id for i in left]
         journal.write(self.connection, self.policy.metadata.name, [e for i in ids for e in entries[i]])
-        self._delete(batch, TRACE_ROWS, ids)
+        self._delete(batch, rows.TRACE_ROWS, ids)
         batch.done += left
 
     def _invalidate(self, query: str, ids: Sequence[str], families: Sequence[str]) -> None:
@@ -323,7 +323,7 @@ class Purger:
         journal.write(
             self.connection, name, [Entry("experiment", i.id, "", int(i.id), None, None) for i in left]
         )
-        self._delete(batch, _EXPERIMENT_ROWS, ids)
+        self._delete(batch, rows.EXPERIMENT_ROWS, ids)
         batch.done += left
 
     # What they share
@@ -408,26 +408,14 @@ class Purger:
         return [i for i in items if i.id not in lost]
 
     def _hold(self, kind: str, items: Sequence[Item], stamp: int | None) -> None:
-        rows = [(i.id, i.rule, stamp) for i in items]
-        journal.hold(self.connection, kind, self.policy.metadata.name, rows)
+        held = [(i.id, i.rule, stamp) for i in items]
+        journal.hold(self.connection, kind, self.policy.metadata.name, held)
 
     def _ids(self, query: str, *values: Any) -> set[str]:
         return {row[0] for row in self.connection.execute(query, values)}
 
     def _delete(self, batch: Batch, conditions: dict[str, str], ids: Sequence[Any]) -> None:
-        delete(self.connection, conditions, ids, batch.rows)
-
-
-def delete(
-    connection: psycopg.Connection[Any], conditions: dict[str, str], ids: Sequence[Any], rows: Counter[str]
-) -> None:
-    """Delete by table, in this order; a condition has one place or several for the same array of ids."""
-    if not ids:
-        return
-    for table, condition in conditions.items():
-        values = [list(ids)] * condition.count("%s")
-        deleted = connection.execute(f"delete from public.{table} where {condition}", values).rowcount
-        rows[table] += max(0, deleted)
+        rows.delete(self.connection, conditions, ids, batch.rows)
 
 
 def _stamps(items: Sequence[Item]) -> str:
@@ -446,74 +434,4 @@ _STILL = {
     "run": "select run_uuid from public.runs where run_uuid = any(%s)",
     "logged model": "select model_id from public.logged_models where model_id = any(%s)",
     "trace": "select request_id from public.trace_info where request_id = any(%s)",
-}
-_ASSOCIATIONS = (
-    "(source_type = '{0}' and source_id = any(%s)) or (destination_type = '{0}' and destination_id = any(%s))"
-)
-
-#: What hangs on runs, in the order that the foreign keys allow; inputs and associations have none.
-RUN_LINKS = {
-    "input_tags": "input_uuid in (select input_uuid from public.inputs where (destination_type = 'RUN'"
-    " and destination_id = any(%s)) or (source_type in ('RUN_INPUT', 'RUN_OUTPUT') and source_id = any(%s)))",
-    "inputs": "(destination_type = 'RUN' and destination_id = any(%s))"
-    " or (source_type in ('RUN_INPUT', 'RUN_OUTPUT') and source_id = any(%s))",
-    "entity_associations": _ASSOCIATIONS.format("run"),
-}
-_RUN_ROWS = {
-    "metrics": "run_uuid = any(%s)",
-    "latest_metrics": "run_uuid = any(%s)",
-    "params": "run_uuid = any(%s)",
-    "tags": "run_uuid = any(%s)",
-    **RUN_LINKS,
-    "logged_model_metrics": "run_id = any(%s)",
-}
-MODEL_LINKS = {
-    "input_tags": "input_uuid in (select input_uuid from public.inputs where (destination_type in"
-    " ('MODEL_INPUT', 'MODEL_OUTPUT') and destination_id = any(%s)))",
-    "inputs": "destination_type in ('MODEL_INPUT', 'MODEL_OUTPUT') and destination_id = any(%s)",
-    "entity_associations": _ASSOCIATIONS.format("model"),
-}
-_MODEL_ROWS = {
-    "logged_model_metrics": "model_id = any(%s)",
-    "logged_model_params": "model_id = any(%s)",
-    "logged_model_tags": "model_id = any(%s)",
-    **MODEL_LINKS,
-    "logged_models": "model_id = any(%s)",
-}
-TRACE_ROWS = {
-    "span_metrics": "trace_id = any(%s)",
-    "spans": "trace_id = any(%s)",
-    "trace_tags": "request_id = any(%s)",
-    "trace_request_metadata": "request_id = any(%s)",
-    "trace_metrics": "request_id = any(%s)",
-    "assessments": "trace_id = any(%s)",
-    "review_queue_items": "item_id = any(%s)",
-    "entity_associations": _ASSOCIATIONS.format("trace"),
-    "trace_info": "request_id = any(%s)",
-}
-_OF_EXPERIMENT = "experiment_id = any(%s)"
-_SCORERS = "(select scorer_id from public.scorers where experiment_id = any(%s))"
-_EXPERIMENT_ROWS = {
-    "spans": _OF_EXPERIMENT,
-    "entity_associations": "(source_type = 'experiment' and source_id = any(%s::text[]))"
-    " or (destination_type = 'experiment' and destination_id = any(%s::text[]))",
-    "guardrail_configs": "guardrail_id in (select guardrail_id from public.guardrails"
-    f" where scorer_id in {_SCORERS})",
-    "guardrails": f"scorer_id in {_SCORERS}",
-    "online_scoring_configs": _OF_EXPERIMENT,
-    "scorers": _OF_EXPERIMENT,
-    "sql_trace_rollup_rebuild_queue": _OF_EXPERIMENT,
-    "sql_trace_metric_daily_rollups": _OF_EXPERIMENT,
-    "sql_span_cost_daily_rollups": _OF_EXPERIMENT,
-    "sql_assessment_daily_rollups": _OF_EXPERIMENT,
-    "input_tags": "input_uuid in (select i.input_uuid from public.inputs i join public.datasets d"
-    " on i.source_type = 'DATASET' and i.source_id = d.dataset_uuid where d.experiment_id = any(%s))",
-    "inputs": "source_type = 'DATASET' and source_id in (select dataset_uuid from public.datasets"
-    " where experiment_id = any(%s))",
-    "datasets": _OF_EXPERIMENT,
-    "issues": _OF_EXPERIMENT,
-    "label_schemas": _OF_EXPERIMENT,
-    "review_queues": _OF_EXPERIMENT,
-    "experiment_tags": _OF_EXPERIMENT,
-    "experiments": _OF_EXPERIMENT,
 }
