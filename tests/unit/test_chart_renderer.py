@@ -80,8 +80,13 @@ def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 plain = st.booleans() | st.integers() | st.text()
 json_values = trees(st.none() | plain)
-#: Without null, which takes a value away: what is taken away first is not there to be merged with.
-maps = st.dictionaries(st.text(max_size=3), trees(plain), max_size=4)
+#: Without what takes a map away, null or another value in its place: that is then not there to be merged with.
+#: So, as in a schema, a name tells whether a map or a value is under it.
+maps = st.recursive(
+    st.dictionaries(st.sampled_from(["a", "b"]), plain | st.lists(plain, max_size=2)),
+    lambda inner: st.dictionaries(st.sampled_from(["M", "N"]), inner, max_size=2),
+    max_leaves=8,
+)
 
 
 @given(maps, maps, maps)

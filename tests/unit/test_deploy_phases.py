@@ -164,7 +164,7 @@ def test_what_is_external_is_tried_with_the_servers_own_settings(case: str) -> N
     environment = {e["name"]: e for e in container["env"]}
     assert ("PGHOST" in environment) == (case == "external")  # CloudNativePG's database is the chart's
     assert environment["MLFLOW_ARTIFACTS_DESTINATION"]["value"].startswith("s3://")
-    assert environment["MLPLATFORM_CONNECTIONS"]["value"] == {"external": "100", "production": "300"}[case]
+    assert environment["MLPLATFORM_CONNECTIONS"]["value"] == {"external": "250", "production": "300"}[case]
     # Nothing that the deployment has still to make: not its Secrets, not its ConfigMap.
     made = {"mlflow-auth", "mlflow-server", "mlflow-postgres-app"}
     assert not made & set(phases.secrets_of(job))
