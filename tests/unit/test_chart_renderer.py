@@ -80,7 +80,7 @@ def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 plain = st.booleans() | st.integers() | st.text()
 json_values = trees(st.none() | plain)
-#: Without what takes a map away, null or another value in its place: that is then not there to be merged with.
+#: Without what takes a map away, null or another value in its place: that is not there then to merge with.
 #: So, as in a schema, a name tells whether a map or a value is under it.
 maps = st.recursive(
     st.dictionaries(st.sampled_from(["a", "b"]), plain | st.lists(plain, max_size=2)),
