@@ -128,8 +128,9 @@ def autoscaler(node: clusters.Cluster, namespace: str) -> Any:
 
 def sql(node: clusters.Cluster, namespace: str, statement: str) -> str:
     """What psql says, in the bundled Postgres's pod."""
+    program = 'PGPASSWORD="$POSTGRES_PASSWORD" exec psql -U "$POSTGRES_USER" -h 127.0.0.1 -d mlflow -Atc "$0"'
     where = ("-n", namespace, "exec", "mlflow-postgres-0", "--")
-    return node.kubectl(*where, "psql", "-U", "mlflow", "-h", "127.0.0.1", "-Atc", statement).strip()
+    return node.kubectl(*where, "sh", "-c", program, statement).strip()
 
 
 def server_image(node: clusters.Cluster, namespace: str) -> str:
