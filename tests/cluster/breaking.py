@@ -99,7 +99,7 @@ def back(live: Release, component: str, victims: set[str]) -> float:
 
 @contextlib.contextmanager
 def silent(live: Release, component: str) -> Iterator[None]:
-    """Nothing reaches the component's pod or comes from it, not even a refusal: as when its node is lost."""
+    """What is sent to the component's pod vanishes, without a refusal; what it sends itself still arrives."""
     (pod,) = pods(live, component).values()
     outer = (live.node.folder / "run/outer").read_text().split()[0]
     inside = [program("nsenter", package="util-linux"), "-t", outer, "-n", program("ip", package="iproute2")]
