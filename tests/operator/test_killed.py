@@ -10,7 +10,7 @@ import pytest
 from tests.operator.running import OPS, Json, Process, Site, document, eventually, experiment
 
 #: Points of the sweep that every run of the tests takes; `make soak` takes all.
-STEP = 7
+STEP = 11
 
 
 def documents(prefix: str) -> list[Json]:

@@ -115,6 +115,7 @@ def test_a_paused_leader_that_wakes_up_sends_no_more_than_was_on_its_way(
     nothing_doubled(site, "paused")
 
 
+@pytest.mark.soak
 def test_a_leader_that_is_ended_gives_the_lease_back(site: Site, replicas: list[Process]) -> None:
     leader, standby = in_the_middle(site, replicas, "ended")
     leader.end(signal.SIGTERM)

@@ -9,7 +9,7 @@ import pytest
 from mlflow_platform.errors import BrakeStopped
 from mlflow_platform.plan.brakes import Brakes, check
 from mlflow_platform.plan.engine import Plan, dotted, make_plan, mark_for
-from mlflow_platform.plan.objects import Action, Desired, Key, Mark, Observed, Traits, short
+from mlflow_platform.plan.objects import Action, Change, Desired, Key, Mark, Observed, Traits, short
 
 TRAITS = {
     "Experiment": Traits(
@@ -281,3 +281,13 @@ def test_a_damaged_mark_is_no_mark() -> None:
 def test_paths_for_people() -> None:
     assert dotted(("tags", "a.b")) == 'tags["a.b"]'
     assert dotted(("tags", "team")) == "tags.team"
+
+
+def test_many_small_plans_are_stopped_where_a_large_one_would_be() -> None:
+    forget = Change(Action.FORGET, Key("Experiment", "default", "x"), "Experiment/default/x", "")
+    small = Plan("project:p", (forget,), owned=10, declared=9)
+    check(small, Brakes())
+    check(small, Brakes(), recent=2)  # 3 of 12
+    with pytest.raises(BrakeStopped, match="5 of 14 owned objects"):
+        check(small, Brakes(), recent=4)
+    check(small, Brakes(), small.hash, recent=4)
