@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import scale, startup
+from tests.bench import logging, scale, startup
 
 
 def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
@@ -30,6 +30,7 @@ def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
 BENCHMARKS: dict[str, Callable[[], bool]] = {
     "startup": lambda: startup.main(dict(os.environ)),
     "scale": lambda: with_stack(scale.main),
+    "logging": lambda: with_stack(logging.main),
 }
 
 

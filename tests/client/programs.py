@@ -27,7 +27,9 @@ class Double(mlflow.pyfunc.PythonModel):
         return [2 * x for x in model_input]
 mlflow.set_experiment(os.environ["EXPERIMENT"])
 with mlflow.start_run() as run:
-    info = mlflow.pyfunc.log_model(name="double", python_model=Double(), pip_requirements=[], params={"depth": 3})
+    info = mlflow.pyfunc.log_model(
+        name="double", python_model=Double(), pip_requirements=[], params={"depth": 3}
+    )
     mlflow.log_metric("accuracy", 0.9, model_id=info.model_id)
     mlflow.set_logged_model_tags(info.model_id, {"stage": "draft"})
 print(json.dumps({"run": run.info.run_id, "model": info.model_id, "uri": info.model_uri}))

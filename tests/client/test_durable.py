@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.client.programs import Logging
 from tests.faults.proxy import Proxy, answer, late, lost, refused_by_reset
@@ -307,3 +310,65 @@ print(run.info.run_id, run.info.experiment_id)
         assert trace.info.tags["brand"] == "aurora"
         assert trace.info.trace_metadata["mlflow.sourceRun"] == run_id
     assert {t.data.spans[0].outputs for t in good} == {f"Q{i}" for i in range(20)}
+
+
+def test_a_refused_login_holds_up_until_a_right_one_is_given(logging_to: Logging, plain: Any) -> None:
+    right = logging_to.login["MLFLOW_TRACKING_PASSWORD"]
+    logging_to.login["MLFLOW_TRACKING_PASSWORD"] = "wrong"
+    program = """
+with mlflow.start_run() as run:
+    mlflow.log_metric("m", 1.0)
+mlflow.flush_async_logging()
+print(run.info.run_id)
+"""
+    run_id = logging_to.run(program)
+    logging_to.stop_shipper()
+    refused = logging_to.sync()
+    assert refused.returncode == 1
+    assert "the login is refused" in refused.stdout
+    assert "401" in logging_to.mlplatform("spool", "status").stdout
+    logging_to.login["MLFLOW_TRACKING_USERNAME"], user = (
+        "nobody",
+        logging_to.login["MLFLOW_TRACKING_USERNAME"],
+    )
+    assert f"was logged by user '{user}'" in logging_to.sync().stdout
+    logging_to.login.update(MLFLOW_TRACKING_USERNAME=user, MLFLOW_TRACKING_PASSWORD=right)
+    assert logging_to.sync().returncode == 0
+    assert plain.get_run(run_id).data.metrics == {"m": 1.0}
+    for file in logging_to.spool.root.rglob("*"):
+        assert not file.is_file() or right.encode() not in file.read_bytes(), file
+
+
+def test_a_spool_that_cannot_be_written_costs_the_records_not_the_program(logging_to: Logging) -> None:
+    logging_to.base.write_text("a file where a folder should be")
+    program = """
+with mlflow.start_run() as run:
+    mlflow.log_metric("m", 1.0)
+    mlflow.log_text("x", "a.txt")
+print("went on")
+"""
+    assert logging_to.run(program) == "went on"
+    assert logging_to.warnings.count("takes no more records") == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "file"])
+def test_without_a_server_a_database_file_or_a_folder_takes_it(kind: str, tmp_path: Path) -> None:
+    uri = {"sqlite": f"sqlite:///{tmp_path}/mlflow.db", "file": f"file://{tmp_path}/mlruns"}[kind]
+    # MLflow 3.17 lets its file store be used only by those who ask for it.
+    logging = Logging(uri, {"EXPERIMENT": "local", "MLFLOW_ALLOW_FILE_STORE": "true"}, tmp_path / "spool")
+    trace = "mlflow.trace(lambda: 1)()\n"
+    logged = json.loads(logging.run(_EVERYTHING + trace).splitlines()[0])
+    assert logging.sync().returncode == 0, logging.mlplatform("spool", "quarantine").stdout
+    look = """
+experiment = client.get_experiment_by_name("local").experiment_id
+runs = {r.data.tags["mlflow.runName"]: r.info.run_id for r in client.search_runs([experiment])}
+steps = [m.step for m in client.get_metric_history(runs["one"], "loss")]
+files = [f.path for f in client.list_artifacts(runs["one"])]
+traces = mlflow.search_traces(locations=[experiment], return_type="list")
+print(json.dumps([runs, steps, files, [len(t.data.spans) for t in traces]]))
+"""
+    runs, steps, files, spans = json.loads(logging.run(look, MLFLOW_TRACKING_URI=uri))
+    logging.stop_shipper()
+    assert set(runs) == {"one", "child"}
+    assert (steps, files, spans) == (list(range(5)), ["b.json", "notes"], [1])
+    assert (runs["one"] == logged["run"]) is (kind == "sqlite")

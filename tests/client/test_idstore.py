@@ -74,7 +74,7 @@ def test_what_is_no_id_and_what_cannot_be_created_are_errors(client: Any) -> Non
     here = experiment(client)
     with pytest.raises(MlflowException, match="is not an id"):
         client.create_run(here, tags={ID_TAG: "../../x"})
-    with pytest.raises(MlflowException, match="No Experiment|not exist"):
+    with pytest.raises(MlflowException, match=r"No Experiment|not exist"):
         client.create_run("987654", tags={ID_TAG: uuid.uuid4().hex})
     # The refused id is not left behind for whoever is next in this thread.
     assert client.create_run(here).info.run_id

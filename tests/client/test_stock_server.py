@@ -42,9 +42,11 @@ def stock(tmp_path: Path) -> Iterator[str]:
     path = os.pathsep.join(filter(None, (str(tmp_path / "site"), os.environ.get("PYTHONPATH"))))
     with (tmp_path / "stock.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"]
-            + ["--uvicorn-opts=--loop uvloop", f"--backend-store-uri=sqlite:///{tmp_path / 'stock.db'}"]
-            + [f"--artifacts-destination={tmp_path / 'artifacts'}"],
+            [
+                *(sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"),
+                *("--uvicorn-opts=--loop uvloop", f"--backend-store-uri=sqlite:///{tmp_path / 'stock.db'}"),
+                f"--artifacts-destination={tmp_path / 'artifacts'}",
+            ],
             env={**kept, "PYTHONPATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=log,
             stderr=log,

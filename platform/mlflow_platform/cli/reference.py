@@ -32,6 +32,9 @@ def page() -> str:
             raise LookupError(name)
         context = click.Context(command, info_name=name, parent=top, **width)
         parts.append(f"## mlplatform {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+        for below, part in getattr(command, "commands", {}).items():
+            inner = click.Context(part, info_name=below, parent=context, **width)
+            parts.append(f"### mlplatform {name} {below}\n\n```text\n{part.get_help(inner).rstrip()}\n```\n")
     return "\n".join(parts)
 
 

@@ -112,6 +112,8 @@ class DurableArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                 )
                 if position is not None:
                     self._store.pending_artifacts[self._key(path, file.name)] = blob
+                    if len(self._store.pending_artifacts) % 1000 == 0:
+                        self._pending("")  # forgets what is delivered
         except Exception as error:
             if self._store.strict:
                 raise

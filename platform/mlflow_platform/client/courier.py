@@ -57,13 +57,13 @@ class Courier:
             with contextlib.suppress(OSError):
                 if os.waitpid(self._child, os.WNOHANG)[0]:
                     self._child = 0
-        if now >= self._next_start and not os.environ.get(OFFLINE) and not has_shipper(self.spool):
-            self._next_start = now + self._restart
-            self._restart = min(2 * self._restart, _RESTART[1])
-            try:
+        try:
+            if now >= self._next_start and not os.environ.get(OFFLINE) and not has_shipper(self.spool):
+                self._next_start = now + self._restart
+                self._restart = min(2 * self._restart, _RESTART[1])
                 self._start()
-            except OSError as error:
-                self.warn(f"no process to deliver what is logged could be started: {error}")
+        except OSError as error:
+            self.warn(f"no process that delivers what is logged could be started: {error}")
         if _size(self.spool.quarantine) > self._quarantine:
             self.warn(
                 "the tracking server refuses some of what is logged; "

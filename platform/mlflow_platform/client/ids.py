@@ -8,16 +8,18 @@ may have been created, because an answer never came, is found by its tag before 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import uuid
 from pathlib import Path
 
-from mlflow_platform.client.spool import append_line, read_lines
+from mlflow_platform.client.spool import append_line
 
 #: The tag that carries the client's id of a run or logged model. Our servers take it as the id and drop it.
 ID_TAG = "mlplatform.id"
-#: Experiment ids of MLflow's databases are 32 bits wide (store/tracking/dbmodels/models.py, Integer).
-_PLACEHOLDER = 1 << 33
+#: Stand-ins for experiments' ids. Those of MLflow's databases are 32 bits wide
+#: (store/tracking/dbmodels/models.py, Integer), those of its file store have 18 digits.
+_PLACEHOLDERS = range(1 << 33, (1 << 33) + (1 << 40))
 _ANY_ID = re.compile(rb"\b(?:m-)?[0-9a-f]{32}\b")
 
 
@@ -34,11 +36,11 @@ def new_model() -> str:
 def placeholder(experiment: str) -> str:
     """An id for an experiment of which only the name is known; the same in every process."""
     digest = hashlib.sha256(experiment.encode()).digest()
-    return str(_PLACEHOLDER + int.from_bytes(digest[:5], "big"))
+    return str(_PLACEHOLDERS[0] + int.from_bytes(digest[:5], "big"))
 
 
 def is_placeholder(experiment_id: str) -> bool:
-    return experiment_id.isdecimal() and int(experiment_id) >= _PLACEHOLDER
+    return experiment_id.isdecimal() and int(experiment_id) in _PLACEHOLDERS
 
 
 class Ids:
@@ -48,23 +50,28 @@ class Ids:
         self._path = path
         self._real: dict[str, str] = {}
         self._tried: set[str] = set()
-        self._stamp: tuple[int, int] = (0, 0)
+        self._read = 0
         self.refresh()
 
     def refresh(self) -> None:
         """Read what was added since."""
         try:
-            stat = self._path.stat()
-        except FileNotFoundError:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                added = file.read()
+        except OSError:
             return
-        if (stamp := (stat.st_ino, stat.st_size)) == self._stamp:
-            return
-        for line in read_lines(self._path):
+        whole = added.rpartition(b"\n")[0]
+        for text in whole.splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue  # half of a line, by a shipper that was killed
             if "real" in line:
                 self._real[line["id"]] = line["real"]
             else:
                 self._tried.add(line["id"])
-        self._stamp = stamp
+        self._read += len(whole) + 1 if whole else 0
 
     def real(self, local: str) -> str:
         """The server's id; the same where it took ours."""

@@ -124,10 +124,11 @@ class Shadows:
         _keep(self._models, model.model_id, model)
 
     def log_to_models(self, metrics: Any) -> None:
-        """Note metrics that belong to models of this process."""
+        """Note metrics that belong to models of this process, the latest of each key and dataset."""
         for metric in metrics:
             if (model := self._models.get(metric.model_id)) is not None:
-                model.metrics.append(metric)
+                others = [m for m in model.metrics if (m.key, m.dataset_name) != _of(metric)]
+                model.metrics = [*others, metric]
 
     def model(self, model_id: str) -> LoggedModel | None:
         return self._models.get(model_id)
@@ -197,6 +198,10 @@ def _changed(info: RunInfo, **values: Any) -> RunInfo:
 
 def _order(metric: Metric) -> tuple[int, int, float]:
     return metric.step, metric.timestamp, metric.value
+
+
+def _of(metric: Metric) -> tuple[str, str | None]:
+    return metric.key, metric.dataset_name
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mlflow_platform.client import quarantine
 from mlflow_platform.client.batches import Batch
 from mlflow_platform.client.faults import Doubtful, Unauthorised
 from mlflow_platform.client.progress import Pending, Reader, waiting
@@ -141,6 +142,7 @@ class Shipper:
             elif idle_since is None:
                 idle_since = self._clock()
             if idle_since is not None and self._clock() - idle_since >= linger:
+                quarantine.sweep(self._spool)
                 return
             time.sleep(_POLL)
 

@@ -67,11 +67,14 @@ def limit(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def encode(record: Record) -> bytes:
-    """A record as it stands in a segment. Raises `TypeError` or `ValueError` for what JSON cannot hold."""
+    """A record as it stands in a segment. What JSON cannot hold becomes its `repr`: the server refuses it,
+    and in quarantine it can be seen."""
     return _encode(record).encode()
 
 
-_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
+_encode = json.JSONEncoder(
+    ensure_ascii=True, separators=(",", ":"), check_circular=False, default=repr
+).encode
 
 
 @dataclass
@@ -101,16 +104,15 @@ class Spool:
 
     @classmethod
     def of(cls, uri: str, environment: Mapping[str, str] = os.environ) -> Spool:
-        """The spool for a server and the login in the environment; made if need be.
-
-        Raises `OSError` if it cannot be made.
-        """
+        """The spool for a server and the login in the environment; made if need be. Where it cannot be made,
+        writers refuse what they are given, and say why."""
         user = environment.get("MLFLOW_TRACKING_USERNAME", "")
         spool = cls(base_folder(environment) / hashlib.sha256(f"{uri}\0{user}".encode()).hexdigest()[:16])
-        for folder in (spool.root, spool.blobs, spool.runs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not spool.description.exists():
-            replace(spool.description, json.dumps({"uri": uri, "user": user}))
+        with contextlib.suppress(OSError):
+            for folder in (spool.root, spool.blobs, spool.runs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not spool.description.exists():
+                replace(spool.description, json.dumps({"uri": uri, "user": user}))
         return spool
 
     @property
