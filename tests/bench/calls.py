@@ -44,10 +44,8 @@ def noop(store_uri: str, artifact_uri: str | None = None) -> Any:
             trace_info.tags["mlflow.trace.spansLocation"] = "TRACKING_STORE"
             return trace_info
 
-    for name in AbstractStore.__abstractmethods__ | {"log_metric", "log_param", "set_tag", "log_spans"}:
-        if name not in vars(Nothing):
-            setattr(Nothing, name, nothing)
-    Nothing.__abstractmethods__ = frozenset()
+    for name in ("log_batch", "log_metric", "log_param", "set_tag", "log_spans", "update_run_info"):
+        setattr(Nothing, name, nothing)
     return Nothing()
 
 

@@ -21,9 +21,8 @@ from mlflow.entities import FileInfo
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 from mlflow.utils.async_logging.run_operations import RunOperations
 
-from mlflow_platform.client.courier import Courier, SpoolFull
+from mlflow_platform.client.courier import Courier
 from mlflow_platform.client.server import Away
-from mlflow_platform.client.spool import limit
 
 #: Files up to so many bytes are copied into the spool. Larger ones are uploaded at once, or hard-linked into
 #: it where that variable is set: the program must then not change them afterwards.
@@ -52,10 +51,8 @@ def owner_of(uri: str) -> tuple[tuple[str, str] | None, str]:
 
 def keep(courier: Courier, file: Path) -> str:
     """Copy a file into the spool; its name among the blobs. Raises `SpoolFull`, `OSError`."""
-    spool = courier.spool
-    if spool.bytes() + file.stat().st_size > limit():
-        raise SpoolFull("the spool is full")
-    folder = spool.blobs / secrets.token_hex(16)
+    courier.reserve(file.stat().st_size)
+    folder = courier.spool.blobs / secrets.token_hex(16)
     folder.mkdir(mode=0o700)
     try:
         if os.environ.get(LINK) and file.stat().st_size > LARGE:

@@ -49,6 +49,10 @@ class Courier:
             self.look()
         return position
 
+    def reserve(self, size: int) -> None:
+        """Count the bytes of an artifact that is about to be copied. Raises `SpoolFull`."""
+        self._writer.reserve(size)
+
     def look(self) -> None:
         """Start a shipper if there is none, and warn once of records that the server refused."""
         now = time.monotonic()

@@ -134,6 +134,13 @@ class Writer:
             self._room -= size
             return Position(self._name, self._end)
 
+    def reserve(self, size: int) -> None:
+        """Count bytes that are about to be written beside the segments. Raises `SpoolFull`."""
+        with self._lock:
+            if self._room < size:
+                self._look(size)
+            self._room -= size
+
     def position(self) -> Position | None:
         """Where the last record of the current segment ends; None before the first."""
         return Position(self._name, self._end) if self._fd >= 0 else None

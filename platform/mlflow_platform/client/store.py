@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import abc
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -502,4 +501,3 @@ for _name in dir(AbstractStore):
     _own = _name in vars(DurableStore) or _name.startswith(("__", "_abc", "_async"))
     if not _own and callable(getattr(AbstractStore, _name)):
         setattr(DurableStore, _name, _pass_on(_name))
-abc.update_abstractmethods(DurableStore)
