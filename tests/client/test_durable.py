@@ -372,3 +372,35 @@ print(json.dumps([runs, steps, files, [len(t.data.spans) for t in traces]]))
     assert set(runs) == {"one", "child"}
     assert (steps, files, spans) == (list(range(5)), ["b.json", "notes"], [1])
     assert (runs["one"] == logged["run"]) is (kind == "sqlite")
+
+
+@pytest.mark.parametrize("link", ["", "1"])
+def test_a_large_artifact_is_uploaded_at_once_or_linked_and_without_a_server_kept(
+    link: str, proxied: tuple[Logging, Proxy], plain: Any, tmp_path: Path
+) -> None:
+    import mlflow
+
+    logging, proxy = proxied
+    (tmp_path / "large.bin").write_bytes(b"x" * 5000)
+    program = """
+from mlflow_platform.client import artifacts
+artifacts.LARGE = 1000
+with mlflow.start_run() as run:
+    mlflow.log_artifact(sys.argv[1], "here")
+print(run.info.run_id, len(list(artifacts.Path(sys.argv[2]).glob("*/blobs/*/*"))))
+"""
+    arguments = str(tmp_path / "large.bin"), str(logging.base)
+    there, kept = logging.run(program, *arguments, MLPLATFORM_SPOOL_LINK=link).split()
+    if not link:
+        assert kept == "0"
+    assert logging.sync().returncode == 0
+    proxy.on("", refused_by_reset, times=-1)
+    later, kept = logging.run(program, *arguments, MLPLATFORM_SPOOL_LINK=link, MLPLATFORM_OFFLINE="1").split()
+    assert kept == "1"
+    (copy,) = logging.spool.blobs.glob("*/large.bin")
+    assert copy.samefile(tmp_path / "large.bin") is bool(link)
+    proxy._rules.clear()
+    assert logging.sync().returncode == 0
+    for run_id in (there, later):
+        uri = plain.get_run(run_id).info.artifact_uri
+        assert Path(mlflow.artifacts.download_artifacts(f"{uri}/here/large.bin")).stat().st_size == 5000

@@ -165,7 +165,6 @@ for i in range(200):
         taken += 1
     except SpoolFull:
         refused += 1
-resource.setrlimit
 print(taken, refused)
 """
     done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)

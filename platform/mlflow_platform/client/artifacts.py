@@ -7,6 +7,7 @@ URI is, what is logged to it while the tracking URI is a durable one comes here.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import posixpath
 import re
@@ -24,10 +25,13 @@ from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow_platform.client.courier import Courier
 from mlflow_platform.client.server import Away
 
-#: Files up to so many bytes are copied into the spool. Larger ones are uploaded at once, or hard-linked into
-#: it where that variable is set: the program must then not change them afterwards.
+#: Files up to so many bytes are copied into the spool. Larger ones are uploaded at once, and copied only
+#: where that fails; or hard-linked where that variable is set: the program must then not change them.
 LARGE = 64 << 20
 LINK = "MLPLATFORM_SPOOL_LINK"
+#: Seconds that a large file waits for its run to be delivered.
+_PATIENCE = 30.0
+_log = logging.getLogger("mlflow_platform.client")
 #: MLflow's layout below an experiment's location (store/tracking/sqlalchemy_store.py: create_run,
 #: create_logged_model, _get_trace_artifact_location_tag).
 _OWNER = re.compile(
@@ -95,8 +99,7 @@ class DurableArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         try:
             for file, path in files:
                 verify_artifact_path(path or None)
-                if file.stat().st_size > LARGE and not os.environ.get(LINK):
-                    self._store.server.ask(lambda _, f=file, p=path: self._there().log_artifact(f, p or None))
+                if self._is_uploaded(file, path):
                     continue
                 blob = keep(self._store.courier, file)
                 position = self._store._send(
@@ -115,6 +118,19 @@ class DurableArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             if self._store.strict:
                 raise
             self._store.courier.warn(f"an artifact was not logged: {type(error).__name__}: {error}")
+
+    def _is_uploaded(self, file: Path, path: str) -> bool:
+        """Upload a large file at once; whether that was done. What cannot be is copied after all."""
+        if file.stat().st_size <= LARGE or os.environ.get(LINK):
+            return False
+        server = self._store.server
+        try:
+            # Its run must be there first, and the process that delivers may only just have been started.
+            server.ask(lambda _: self._there().log_artifact(str(file), path or None), drain=_PATIENCE)
+        except Exception as error:  # noqa: BLE001 - whatever it was, there is another way
+            _log.debug("%s was not uploaded at once: %s", file, error)
+            return False
+        return True
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         try:

@@ -92,6 +92,8 @@ class Courier:
         position = self._writer.position()
         if position is None:
             return True
+        if os.environ.get(OFFLINE):
+            return self.is_delivered(position)
         began = time.monotonic()
         pause = _POLL
         while not self.spool.is_delivered(position, cursor := self.spool.cursor()):

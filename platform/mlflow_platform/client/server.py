@@ -114,7 +114,7 @@ class Server:
 
         Raises what MLflow raises; `Away` where there is no answer.
         """
-        self._courier.drain(drain)
+        self._courier.drain(0.0 if self.away else drain)
         self.ids.refresh()
         try:
             answer = call(self.registry() if registry else self.tracking())
