@@ -122,6 +122,8 @@ class Shipper:
                 continue
             if self._refused_since is not None and self._clock() - self._refused_since > _UNAUTHORISED:
                 raise Unauthorised(self.problem)
+            if not self._spool.root.exists():
+                return  # somebody deleted it, with what was in it
             if not self.settle():
                 idle_since = None
             elif idle_since is None:
