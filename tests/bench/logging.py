@@ -40,9 +40,9 @@ def main(environment: dict[str, str], scratch: Path) -> bool:
             "MLflow sync, slow": calls(base, slow_uri, FEW),
         }
     nothing = found["no-op"]
-    print(f"{'microseconds, p50/p99/p99.9':<28}" + "".join(f"{name:>22}" for name in nothing))
+    print(f"{'microseconds, p50/p99/p99.9':<28}" + "".join(f"{name:>26}" for name in nothing))
     for name, kinds in found.items():
-        cells = "".join(f"{'/'.join(f'{v:.0f}' for v in kinds[k]):>22}" for k in nothing)
+        cells = "".join(f"{'/'.join(f'{v:.0f}' for v in kinds[k]):>26}" for k in nothing)
         print(f"{name:<28}{cells}")
     held = True
     for name in ("durable, healthy", "durable, slow", "durable, dead"):
@@ -64,7 +64,7 @@ def calls(environment: dict[str, str], uri: str, count: int) -> dict[str, list[f
 
 _MEMORY = """
 import resource, mlflow
-def used(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def used(): return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / (1 << 20)
 with mlflow.start_run():
     for i in range(1000): mlflow.log_metric("m", i, step=i)
     before = used()

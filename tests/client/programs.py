@@ -64,6 +64,7 @@ class Logging:
         return subprocess.Popen(
             [sys.executable, "-c", _BEGIN + program, *arguments],
             env=self.variables(**more),
+            cwd=self.base.parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -83,6 +84,7 @@ class Logging:
         return subprocess.run(
             [sys.executable, "-m", "mlflow_platform.cli", *arguments],
             env=self.variables(),
+            cwd=self.base.parent,
             capture_output=True,
             text=True,
             timeout=300,

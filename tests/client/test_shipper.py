@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -244,3 +245,11 @@ def test_killed_anywhere_everything_arrives_and_a_run_keeps_its_order(
         assert list(dict.fromkeys(steps)) == written[run]
     assert bench.shipper.settle()
     assert not segments.segments(bench.spool.root)
+
+
+def test_it_ends_when_its_spool_is_deleted(bench: Bench) -> None:
+    bench.target.fault = lambda _: Transient("away")
+    bench.put(create("a"))
+    assert not bench.shipper.step()
+    shutil.rmtree(bench.spool.root)
+    bench.shipper.run(stop=lambda: False)

@@ -19,8 +19,8 @@ from mlflow_platform.client.spool import Record
 MAX_ENTITIES = 1000
 MAX_PARAMS = MAX_TAGS = 100
 MAX_BYTES = 900_000
-#: JSON around one entity: braces, field names, a timestamp and a step.
-_FRAME_BYTES = 90
+#: JSON around one entity: braces, field names, a value, a timestamp, a step, and a model's id.
+_FRAME_BYTES = 250
 
 Entity = list[Any]
 
@@ -40,21 +40,30 @@ class Batch:
     def takes(self, record: Record) -> bool:
         """Add a whole record if it fits; False, and nothing added, if it does not."""
         metrics, params, tags = record.get("m", ()), record.get("p", ()), record.get("t", ())
-        size = sum(_size(e) for entities in (metrics, params, tags) for e in entities)
-        if len(self) and (
-            len(self) + len(metrics) + len(params) + len(tags) > MAX_ENTITIES
+        size = sum([_FRAME_BYTES + len(m[0]) for m in metrics])
+        if params or tags:
+            size += sum(_size(e) for entities in (params, tags) for e in entities)
+        count = len(self.metrics) + len(self.params) + len(self.tags)
+        if count and (
+            count + len(metrics) + len(params) + len(tags) > MAX_ENTITIES
             or len(self.params) + len(params) > MAX_PARAMS
             or len(self.tags) + len(tags) > MAX_TAGS
             or self.size + size > MAX_BYTES
             or any(self.params.get(p[0], p) != p for p in params)
         ):
             return False
-        self.metrics += metrics
-        # MLflow refuses a second value of a param: the one that came second must come to it second.
-        self.params.update((p[0], p) for p in params)
-        self.tags.update((t[0], t) for t in tags)
         self.size += size
+        self.add(record)
         return True
+
+    def add(self, record: Record) -> None:
+        """Add a record that is known to fit."""
+        self.metrics += record.get("m", ())
+        # MLflow refuses a second value of a param: the one that came second must come to it second.
+        for param in record.get("p", ()):
+            self.params[param[0]] = param
+        for tag in record.get("t", ()):
+            self.tags[tag[0]] = tag
 
     def parts(self) -> Iterable[Batch]:
         """Itself, or where a single record was beyond the limits already, pieces that are not."""

@@ -18,6 +18,8 @@ from pathlib import Path
 from mlflow_platform.client.segments import Damage, Frame, is_written, read, refused_of, segments
 from mlflow_platform.client.spool import Record, Spool
 
+_decode = json.JSONDecoder().decode
+
 
 @dataclass(slots=True, eq=False)
 class Pending:
@@ -35,6 +37,7 @@ class Track:
     """One segment: what was read of it and how far it is done."""
 
     path: Path
+    name: str
     offset: int
     skip: list[tuple[int, int]]
     read_to: int = 0
@@ -100,12 +103,12 @@ class Reader:
             sequence = 0
         else:
             sequence = item.sequence
-            if sequence > self.cursor.told.get(track.path.name, 0):
-                self.cursor.told[track.path.name] = sequence
+            if sequence > self.cursor.told.get(track.name, 0):
+                self.cursor.told[track.name] = sequence
                 self.lines.append(item.payload)
-            if not any(a <= sequence <= b for a, b in track.skip):
+            if not track.skip or not any(a <= sequence <= b for a, b in track.skip):
                 try:
-                    record = json.loads(item.payload)
+                    record = _decode(item.payload.decode())
                 except ValueError:
                     self.cursor.lost += len(item.payload)
         pending = Pending(track, sequence, item.end, record or {}, done=record is None)
@@ -130,7 +133,7 @@ class Reader:
         order = track.order
         while order and order[0].done:
             track.offset = order.popleft().end
-        self.cursor.offsets[track.path.name] = track.offset
+        self.cursor.offsets[track.name] = track.offset
         ranges: list[tuple[int, int]] = []
         for item in order:
             if not item.done or not item.sequence:
@@ -140,9 +143,9 @@ class Reader:
             else:
                 ranges.append((item.sequence, item.sequence))
         if ranges:
-            self.cursor.done[track.path.name] = ranges
+            self.cursor.done[track.name] = ranges
         else:
-            self.cursor.done.pop(track.path.name, None)
+            self.cursor.done.pop(track.name, None)
 
     def save(self) -> None:
         """Write the cursor down."""
@@ -172,7 +175,7 @@ class Reader:
             if path.name not in self._tracks:
                 offset = self.cursor.offsets.get(path.name, 0)
                 skip = self.cursor.done.get(path.name, [])
-                self._tracks[path.name] = Track(path, offset, skip, read_to=offset)
+                self._tracks[path.name] = Track(path, path.name, offset, skip, read_to=offset)
 
 
 def waiting(spool: Spool) -> Iterator[Record]:

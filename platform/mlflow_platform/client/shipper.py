@@ -113,10 +113,10 @@ class Shipper:
         return not self._reader.pending and self._reader.idle
 
     def run(self, *, stop: Callable[[], bool], linger: float = _LINGER) -> None:
-        """Deliver until `stop`, or until nothing is left for `linger` seconds. Raises `Unauthorised` when the
-        server has refused the login for a minute."""
+        """Deliver until `stop`, until nothing is left for `linger` seconds, or until somebody has deleted the
+        spool. Raises `Unauthorised` when the server has refused the login for a minute."""
         idle_since: float | None = None
-        while not stop():
+        while not stop() and self._spool.root.exists():
             if self.step():
                 idle_since = None
                 continue
