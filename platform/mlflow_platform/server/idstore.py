@@ -50,7 +50,8 @@ def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     if artifact_uri is None:
         artifact_uri = os.environ.get(_SERVER_ARTIFACT_ROOT_ENV_VAR, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
     replica = os.environ.get(_READ_REPLICA)
-    return _store_class(MLFLOW_ENABLE_WORKSPACES.get())(store_uri, artifact_uri, read_db_uri=replica)
+    options = {"read_db_uri": replica} if replica else {}  # an older MLflow does not know it
+    return _store_class(MLFLOW_ENABLE_WORKSPACES.get())(store_uri, artifact_uri, **options)
 
 
 @cache
