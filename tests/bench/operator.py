@@ -105,7 +105,7 @@ def main(environment: dict[str, str], scratch: Path) -> bool:
         try:
             while ready(site.cluster) < COUNT:
                 assert time.perf_counter() - start < PATIENCE, process.log.read_text()[-3000:]
-                time.sleep(0.5)
+                time.sleep(1)
             took = time.perf_counter() - start
             print(f"the operator, from its start to {COUNT:,} documents Ready: {took:.1f} s")
             good = report(
