@@ -148,21 +148,26 @@ class DurableArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         return sorted(found.values(), key=lambda f: f.path)
 
     def download_artifacts(self, artifact_path: str, dst_path: str | None = None) -> str:
-        def download(_: Any) -> str:
-            return str(self._there().download_artifacts(artifact_path, dst_path))
-
-        try:
-            return str(self._store.server.ask(download))
-        except Exception:
-            pending = self._pending(artifact_path)
+        with tempfile.TemporaryDirectory() as folder:
+            # Before the server is asked: what is delivered in between is there by then.
+            overlay = Path(folder)
+            for name, blob in self._pending(artifact_path).items():
+                (overlay / name).parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(blob, overlay / name)
+            pending = any(overlay.iterdir())
+            target = dst_path or (tempfile.mkdtemp() if pending else None)
+            try:
+                found = self._store.server.ask(
+                    lambda _: self._there().download_artifacts(artifact_path, target)
+                )
+            except Exception:
+                if not pending:
+                    raise
             if not pending:
-                raise
-        # What is not there yet is here still.
-        target = Path(dst_path or tempfile.mkdtemp())
-        for name, blob in pending.items():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(blob, target / name)
-        return str(target / artifact_path) if artifact_path else str(target)
+                return str(found)
+            shutil.copytree(overlay, str(target), dirs_exist_ok=True)
+            return str(Path(str(target), artifact_path))
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         file = Path(self.download_artifacts(remote_file_path))
