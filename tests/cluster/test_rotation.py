@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 from mlflow_platform import chart
 from tests.cluster import clusters
 from tests.cluster.acknowledged import failures
-from tests.cluster.release import Release, deploy, mlplatform
+from tests.cluster.release import WAYS_IN, Release, deploy, mlplatform
 from tests.cluster.test_load import PATIENCE, kubectl, logging, pods, report, restarts, until
 
 #: Clients enough that each server has some; the full load is test_load's.
@@ -84,7 +84,7 @@ def nothing_is_left(live: Release, *rotated: str) -> None:
         assert secret(live, f"mlflow-{what}-rotation") == {}
     assert "rotate" not in kubectl(live, "get", "jobs,pods", "-o", "name")
     before = [pods(live, component).keys() for component in ("server", "postgres", "store")]
-    outcome = deploy(live.node, "-n", live.namespace, "--no-smoke")
+    outcome = deploy(live.node, "-n", live.namespace, *WAYS_IN, "--no-smoke")
     assert set(outcome["changes"].values()) == {"unchanged"}
     assert [pods(live, component).keys() for component in ("server", "postgres", "store")] == before
 
@@ -124,6 +124,7 @@ def test_database_and_store_change_their_credentials_under_load(live: Release, t
     nothing_is_left(live, "database", "store")
 
 
+@pytest.mark.soak
 def test_the_administrators_password_changes_under_load(live: Release, tmp_path: Path) -> None:
     user, first = live.login()
     with logging(live, tmp_path, **CLIENTS) as load:  # with the first password, all the time

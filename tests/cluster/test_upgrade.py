@@ -181,6 +181,7 @@ def upgraded(node: clusters.Cluster, restricted: str, old_image: str) -> tuple[R
     return Release(node, restricted), some_data(node, restricted)
 
 
+@pytest.mark.soak
 def test_an_upgrade_that_fails_one_that_does_not_and_the_way_back(
     node: clusters.Cluster, old_image: str, upgraded: tuple[Release, str]
 ) -> None:

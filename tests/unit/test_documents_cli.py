@@ -38,13 +38,20 @@ def invoke(command: object, *arguments: str, text: str | None = None) -> Result:
 def test_the_examples_are_valid_and_use_every_kind_that_needs_no_second_server() -> None:
     done = invoke(validate_command, str(EXAMPLES))
     assert (done.return_value, done.stderr) == (EXIT_OK, "")
-    assert done.stdout.startswith("24 documents in 7 files (6 Experiment, 2 ExperimentSet, ")
+    assert done.stdout.startswith("23 documents in 6 files (6 Experiment, 2 ExperimentSet, ")
     found = load([EXAMPLES])
     assert (found.project, found.whole) == ("examples", True)
     assert {one.document.kind for one in found.documents} == DOCUMENTS.keys() - {
         "TrackingServer",
         "Workspace",
+        "RetentionPolicy",
     }
+
+
+def test_the_example_of_a_policy_is_valid() -> None:
+    done = invoke(validate_command, str(EXAMPLES.parents[1] / "examples"))
+    assert (done.return_value, done.stderr) == (EXIT_OK, "")
+    assert "1 RetentionPolicy" in done.stdout
 
 
 def test_the_examples_declare_what_the_workloads_need() -> None:
