@@ -67,17 +67,18 @@ class Prompt(Versioned):
             for key, version in paired.items()
             if key in contents and (_bears_key(version) or self._identity(version) == contents[key])
         }
-        free: dict[tuple[Value, Value], str] = {}
-        for key, version in paired.items():
-            if key not in settled:
-                free.setdefault(self._identity(version), key)
+        # Free is what no declared key means, also the later of two versions that bear one key.
+        meant = {paired[key]["version"] for key in settled}
+        free: dict[tuple[Value, Value], Json] = {}
+        for version in [*paired.values(), *found]:
+            if version["version"] not in meant:
+                free.setdefault(self._identity(version), version)
         by_content = {
             key: free[text] for key, text in contents.items() if key not in settled and text in free
         }
-        return {
-            **{key: version for key, version in paired.items() if key not in by_content.values()},
-            **{key: paired[other] for key, other in by_content.items()},
-        }
+        moved = {version["version"] for version in by_content.values()}
+        kept = {key: version for key, version in paired.items() if version["version"] not in moved}
+        return {**kept, **by_content}
 
     def _identity(self, version: Json) -> tuple[Value, Value]:
         content = self.content(version, tag_map(version.get("tags")))
