@@ -57,8 +57,16 @@ def operators_kinds(control_plane: clusters.Kubernetes) -> Iterator[None]:
     control_plane.kubectl("delete", "--timeout=60s", *files)
 
 
+@pytest.fixture(scope="module")
+def tenant(control_plane: clusters.Kubernetes) -> Iterator[None]:
+    """The namespace whose Secrets the case `operator` binds its operator to."""
+    control_plane.kubectl("create", "namespace", "team-a")
+    yield
+    control_plane.kubectl("delete", "namespace", "team-a", "--wait=false")
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.usefixtures("operators_kinds")
+@pytest.mark.usefixtures("operators_kinds", "tenant")
 def test_the_api_server_accepts_every_object_without_a_warning(
     control_plane: clusters.Kubernetes, restricted: str, case: str
 ) -> None:
