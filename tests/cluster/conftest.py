@@ -45,7 +45,7 @@ def namespace(cluster: clusters.Cluster, request: pytest.FixtureRequest) -> Iter
     name = request.node.name.replace("_", "-").split("[")[0][:60].strip("-")
     cluster.kubectl("create", "namespace", name)
     yield name
-    cluster.kubectl("delete", "namespace", name, "--timeout=100s")
+    cluster.kubectl("delete", "namespace", name, "--timeout=300s", timeout=310)
 
 
 @pytest.fixture(scope="session")
@@ -71,4 +71,4 @@ def live(node: clusters.Cluster) -> Iterator[Release]:
     node.kubectl("label", "namespace", "live", RESTRICTED)
     deploy(node, "-n", "live", *WAYS_IN)
     yield Release(node, "live")
-    node.kubectl("delete", "namespace", "live", "--timeout=100s")
+    node.kubectl("delete", "namespace", "live", "--timeout=300s", timeout=310)
