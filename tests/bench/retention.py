@@ -24,7 +24,7 @@ import boto3
 import psycopg
 
 from mlflow_platform.local import Stack
-from mlflow_platform.server.migrate import INDEXES
+from mlflow_platform.server.schemas import INDEXES
 from tests.bench.scale import report, run
 
 RUNS = int(os.environ.get("BENCH_RUNS", "20000"))

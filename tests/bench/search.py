@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 
 from mlflow_platform.local import Stack
-from mlflow_platform.server.migrate import INDEXES, build_indexes
+from mlflow_platform.server.schemas import INDEXES, build_indexes
 from tests.bench.bare import Bare
 from tests.bench.scale import report
 
