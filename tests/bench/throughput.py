@@ -7,8 +7,7 @@ server runs:
 - default: `mlflow server --app-name basic-auth`, nothing set but addresses, keys and no telemetry: 4 workers,
   no cache of logins, background jobs on. (uvicorn finds uvloop here, which a plain `pip install mlflow` does
   not bring; without it each request of the default takes 40 ms longer: Kludex/uvicorn#3149.)
-- ours: command and variables of the container as the chart renders them, in as many processes as it has
-  replicas by default; connections are dealt out to them, as a Service does.
+- ours: command and variables of the container as the chart renders them, in one process, as one pod is.
 
 Memory is the proportional set size (PSS) of all their processes: shared pages are counted once.
 """
@@ -174,8 +173,7 @@ def ours(stack: Stack, folder: Path) -> Iterator[Server]:
     }
     command = [sys.executable, *container["command"][1:]]
     command[command.index("--port") + 1] = "{port}"
-    replicas = _named(manifests, "Deployment")["spec"]["replicas"]
-    with _running(stack, folder, command, environment, replicas) as server:
+    with _running(stack, folder, command, environment) as server:
         yield server
 
 
@@ -201,25 +199,23 @@ def _keys(stack: Stack, folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _running(
-    stack: Stack, folder: Path, command: list[str], environment: dict[str, str], replicas: int = 1
-) -> Iterator[Server]:
+def _running(stack: Stack, folder: Path, command: list[str], environment: dict[str, str]) -> Iterator[Server]:
     base = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
     processes, addresses = [], []
     try:
-        for port in [free_port() for _ in range(replicas)]:
-            with (folder / "log").open("ab") as log:
-                process = subprocess.Popen(
-                    [part.format(port=port) for part in command],
-                    cwd=folder,
-                    env={**base, **environment},
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            processes.append(process)
-            addresses.append(f"http://127.0.0.1:{port}")
-            _wait(process, addresses[-1], folder)
+        port = free_port()
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [part.format(port=port) for part in command],
+                cwd=folder,
+                env={**base, **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        processes.append(process)
+        addresses.append(f"http://127.0.0.1:{port}")
+        _wait(process, addresses[-1], folder)
         yield Server(processes, addresses, {**os.environ, **stack.endpoints().environment()})
     finally:
         for process in processes:
