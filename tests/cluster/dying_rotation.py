@@ -7,34 +7,24 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import signal
 import sys
 from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.cli.root import run
+from tests.dying import Death
 
 
 def main() -> int:
-    fatal, moment = int(sys.argv[1]), sys.argv[2]
-    count = itertools.count(1)
+    death = Death(int(sys.argv[1]), sys.argv[2])
     send = Cluster._request
 
     def request(self: Cluster, method: str, *args: Any, **kwargs: Any) -> Any:
         if method == "GET":
             return send(self, method, *args, **kwargs)
-        dies = next(count) == fatal
-        if dies and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        try:
-            return send(self, method, *args, **kwargs)
-        finally:
-            if dies:
-                os.kill(os.getpid(), signal.SIGKILL)
+        return death.at(send, self, method, *args, **kwargs)
 
-    Cluster._request = request  # type: ignore[method-assign]
+    Cluster._request = request  # type: ignore[method-assign] # that is the point
     return run(["rotate", *sys.argv[3:]])
 
 

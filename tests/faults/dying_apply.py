@@ -7,33 +7,25 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import signal
 import sys
 from typing import Any
 
 from mlflow_platform.adapters.http import Answer, Connections
 from mlflow_platform.cli.root import run
+from tests.dying import Death
 
 
 def main() -> int:
-    fatal, moment = int(sys.argv[1]), sys.argv[2]
-    count = itertools.count(1)
+    death = Death(int(sys.argv[1]), sys.argv[2])
     send = Connections.request
 
     def request(self: Connections, *args: Any, **kwargs: Any) -> Answer:
-        dies = next(count) == fatal
-        if dies and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        answer = send(self, *args, **kwargs)
-        if dies:
-            os.kill(os.getpid(), signal.SIGKILL)
+        answer: Answer = death.at(send, self, *args, **kwargs)
         return answer
 
-    Connections.request = request  # type: ignore[method-assign]
+    Connections.request = request  # type: ignore[method-assign] # that is the point
     code = run(["apply", *sys.argv[3:]])
-    print(f"requests: {next(count) - 1}")
+    print(f"requests: {death.calls}")
     return code
 
 

@@ -17,7 +17,7 @@ import traceback
 from typing import Any
 
 import boto3  # noqa: F401 - loaded once, before the forks
-import psycopg  # noqa: F401
+import psycopg  # noqa: F401 - likewise
 
 from mlflow_platform.adapters.postgres import Database
 from mlflow_platform.adapters.s3 import S3Login, S3Store

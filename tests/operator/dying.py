@@ -9,47 +9,34 @@ killed, the log says how many there were.
 
 from __future__ import annotations
 
-import itertools
-import os
-import signal
 import sys
 from typing import Any
 
 from mlflow_platform.adapters.http import Answer, Connections
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.cli.root import run
+from tests.dying import Death
 
 
 def main() -> int:
-    fatal, moment = int(sys.argv[1]), sys.argv[2]
-    count = itertools.count(1)
-
-    def dying(send: Any, *args: Any, **kwargs: Any) -> Any:
-        dies = next(count) == fatal
-        if dies and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        answer = send(*args, **kwargs)
-        if dies:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return answer
-
+    death = Death(int(sys.argv[1]), sys.argv[2])
     to_mlflow, to_kubernetes = Connections.request, Cluster._request
 
     def mlflow(self: Connections, method: str, target: str, *args: Any, **kwargs: Any) -> Answer:
         if method == "GET" or target.endswith("/search"):
             return to_mlflow(self, method, target, *args, **kwargs)
-        found: Answer = dying(to_mlflow, self, method, target, *args, **kwargs)
+        found: Answer = death.at(to_mlflow, self, method, target, *args, **kwargs)
         return found
 
     def kubernetes(self: Cluster, method: str, path: str, **kwargs: Any) -> Any:
         if method == "GET" or "/leases" in path or "/events" in path:
             return to_kubernetes(self, method, path, **kwargs)
-        return dying(to_kubernetes, self, method, path, **kwargs)
+        return death.at(to_kubernetes, self, method, path, **kwargs)
 
-    Connections.request = mlflow  # type: ignore[method-assign]
-    Cluster._request = kubernetes  # type: ignore[method-assign]
+    Connections.request = mlflow  # type: ignore[method-assign] # that is the point
+    Cluster._request = kubernetes  # type: ignore[method-assign] # that is the point
     code = run(sys.argv[3:])
-    print(f"side effects: {next(count) - 1}", flush=True)
+    print(f"side effects: {death.calls}", flush=True)
     return code
 
 

@@ -1,4 +1,4 @@
-"""The chart mlflow-platform: golden objects a profile, what they have in common, what is refused."""
+"""The chart mlflow-platform: golden objects a profile, and what they have in common."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
 
-from mlflow_platform.chart import Manifest, Release, find_chart, reference
-from mlflow_platform.cli.chart import render_command
+from mlflow_platform.chart import Manifest, Release, find_chart
 from mlflow_platform.deploy import smoke
 from mlflow_platform.deploy.phases import secrets_of
 from mlflow_platform.errors import BadInput
@@ -362,57 +359,6 @@ def test_a_changed_configuration_rolls_the_pods_and_repeats_no_job() -> None:
     assert image[1] != same[1]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["database.mode=external"], "database.external.host is empty"),
-        (["database.mode=external", "database.external.host=h"], "database.existingSecret is empty"),
-        (["store.mode=external"], "store.existingSecret is empty"),
-        (
-            ["store.mode=external", "store.external.credentials=identity", "store.existingSecret=x"],
-            "store.existingSecret is set, but store.external.credentials is identity",
-        ),
-        (["ingress.enabled=true"], "ingress.host is empty"),
-        (
-            ["ingress.enabled=true", "ingress.host=h", "ingress.tls.clusterIssuer=i"],
-            "ingress.tls.secretName is empty",
-        ),
-        (["gateway.enabled=true"], "gateway.host is empty"),
-        (["gateway.enabled=true", "gateway.host=h"], "gateway.parentRefs is empty"),
-        (
-            ["server.autoscaling={enabled: true, minReplicas: 5, maxReplicas: 2}"],
-            "server.autoscaling.minReplicas 5 is more than maxReplicas 2",
-        ),
-        (["server.jobs.enabled=true"], "server.jobs.redis.existingSecret is empty"),
-        (
-            ["server.jobs={enabled: true, redis: {existingSecret: r}, workers: 1}"],
-            "database.maxConnections 100 is too small: 3 server pods .* x 25 connections [+] 55 need 130",
-        ),
-        (
-            ["server.drainSeconds=60"],
-            "server.terminationGraceSeconds 60 must be more than three times server.drainSeconds 60",
-        ),
-        (
-            ["database.cloudnativePg.extraSpec={storage: {size: 1Gi}}"],
-            "database.cloudnativePg.extraSpec.storage is the chart's own",
-        ),
-        (
-            ["server.replicas=5"],
-            "database.maxConnections 100 is too small: 6 server pods .* x 19 connections [+] 5 need 119",
-        ),
-    ],
-)
-def test_impossible_combinations_are_refused(settings: list[str], message: str) -> None:
-    with pytest.raises(BadInput, match=f"templates/checks.yaml.j2:[0-9]+:0: {message}"):
-        rendered("default", *settings)
-
-
-def test_the_connection_budget_counts_workspaces() -> None:
-    assert rendered("default", "server.replicas=4")
-    with pytest.raises(BadInput, match=r"5 server pods .* x 25 connections"):
-        rendered("default", "server.replicas=4", "workspaces.enabled=true")
-
-
 def test_jobs_run_in_one_pod_and_are_taken_by_all() -> None:
     def environment(deployment: Mapping[str, Any]) -> dict[str, Any]:
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
@@ -450,70 +396,6 @@ def test_another_function_says_who_asks() -> None:
         assert f"authorization_function = {function}\n" in config["data"]["auth.ini"]
     with pytest.raises(BadInput, match=r"auth\.authorizationFunction"):
         rendered("default", "auth.authorizationFunction=no function")
-
-
-def described(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, child in schema.get("properties", {}).items():
-        yield f"{path}{name}", child
-        yield from described(child, f"{path}{name}.")
-
-
-def defaults(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        yield f"{path}{name}"
-        if isinstance(value, dict):
-            yield from defaults(value, f"{path}{name}.")
-
-
-def test_every_value_is_described_and_has_a_default() -> None:
-    found = dict(described(CHART.schema))
-    for path, schema in found.items():
-        assert len(schema.get("description", "")) >= 8, f"{path} has no description"
-        assert schema["description"].endswith("."), path
-    assert {
-        path for path in set(found) - set(defaults(CHART.values().data)) if ".resources." not in path
-    } == set()
-
-
-def test_the_reference_page_is_current() -> None:
-    page = Path(__file__).parents[2] / "docs/reference/values.md"
-    assert page.read_text() == reference.page(CHART), (
-        "docs/reference/values.md is old: python -m mlflow_platform.chart.reference rewrites it"
-    )
-
-
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(render_command, list(arguments))
-
-
-def test_command_prints_what_the_library_makes() -> None:
-    result = run("--profile", "local")
-    assert result.exit_code == 0
-    assert result.output == "".join(m.text() for m in rendered("local"))
-
-
-def test_command_shows_one_template_and_names_the_others() -> None:
-    for name in ("service", "service.yaml", "templates/service.yaml.j2"):
-        assert run("--show-only", name).output.count("kind: ") == 1
-    refused = run("--show-only", "nothing")
-    assert isinstance(refused.exception, BadInput)
-    assert "no object comes from nothing.yaml.j2" in str(refused.exception)
-
-
-def test_command_writes_a_file_an_object(tmp_path: Path) -> None:
-    result = run("--output-dir", str(tmp_path / "out"), "-n", "apps", "--set", "image.tag=x")
-    files = sorted((tmp_path / "out").iterdir())
-    assert result.output == f"{len(files)} objects written to {tmp_path / 'out'}\n"
-    expected = CHART.render(CHART.values(settings=["image.tag=x"]), Release(namespace="apps"))
-    assert [f.read_text() for f in files] == [m.text() for m in expected]
-
-
-def test_the_schema_is_json_with_nothing_twice() -> None:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        assert len({k for k, _ in pairs}) == len(pairs)
-        return dict(pairs)
-
-    json.loads((CHART.folder / "values.schema.json").read_text(), object_pairs_hook=once)
 
 
 def test_the_operator_may_touch_documents_and_read_single_secrets_and_nothing_else() -> None:

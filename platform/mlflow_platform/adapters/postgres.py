@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_platform.errors import Blocked, Fatal, PlatformError, Transient
-from mlflow_platform.server.database import LOCK
+from mlflow_platform.server.database import try_lock
 
 if TYPE_CHECKING:
     import psycopg
@@ -96,7 +96,7 @@ def exclusive(
     try:
         deadline = time.monotonic() + patience
         with translated():
-            while connection.execute("select pg_try_advisory_lock(%s)", (LOCK,)).fetchone() != (True,):
+            while not try_lock(connection):
                 if time.monotonic() > deadline:
                     raise Blocked(
                         "a migration, a backup or another retention run is at work on this database",

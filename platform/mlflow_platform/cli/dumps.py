@@ -8,14 +8,12 @@ import click
 
 from mlflow_platform.chart import Release
 from mlflow_platform.cli import output
+from mlflow_platform.cli.deploy import release_options
 from mlflow_platform.errors import EXIT_OK
 
 
 @click.command("dumps")
-@click.option("--name", default="mlflow", show_default=True, help="Name of the release.")
-@click.option("-n", "--namespace", default="mlflow", show_default=True, help="Its namespace.")
-@click.option("--context", default="", help="Context of the kubeconfig. Default: its current one.")
-@click.option("--kubeconfig", type=click.Path(path_type=Path), help="Default: $KUBECONFIG.")
+@release_options
 @click.option("--restore", "dump", default="", metavar="DUMP", help="Bring this one back, after asking.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(

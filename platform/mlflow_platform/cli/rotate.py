@@ -76,7 +76,10 @@ def admin_command(
       mlplatform rotate admin
       mlplatform rotate admin --finish
     """
-    change: Callable[[Rotation], Outcome] = lambda r: r.finish_admin() if finish else r.admin(overlap)  # noqa: E731
+
+    def change(rotation: Rotation) -> Outcome:
+        return rotation.finish_admin() if finish else rotation.admin(overlap)
+
     return _rotate(name, namespace, context, kubeconfig, as_json, change)
 
 

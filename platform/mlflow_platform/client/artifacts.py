@@ -70,7 +70,7 @@ def keep(courier: Courier, file: Path) -> str:
     return f"{folder.name}/{file.name}"
 
 
-class DurableArtifactRepository(ArtifactRepository):  # type: ignore[misc]
+class DurableArtifactRepository(ArtifactRepository):  # type: ignore[misc] # MLflow has no types
     """Artifacts below a URI, by way of the spool of `store`."""
 
     def __init__(self, artifact_uri: str, store: Any) -> None:

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 PREFIX = "durable+"
 
 
-def tracking_store(store_uri: str, artifact_uri: str | None = None) -> DurableStore:  # noqa: ARG001
+def tracking_store(
+    store_uri: str,
+    artifact_uri: str | None = None,  # noqa: ARG001 - MLflow's signature
+) -> DurableStore:
     """The tracking store for a durable URI (entry point group `mlflow.tracking_store`)."""
     # Before the trace exporter reads it: its queue drops what is beyond 1,000 tasks and hides failures.
     os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"

@@ -11,7 +11,7 @@ from mlflow.store.model_registry.abstract_store import AbstractStore
 from mlflow_platform.client.server import Server
 
 
-class DurableRegistry(AbstractStore):  # type: ignore[misc]
+class DurableRegistry(AbstractStore):  # type: ignore[misc] # MLflow has no types
     """Every call goes to the server, at most ten seconds long, after what this process logged has got there:
     a model version is made from a run or model that must exist. Raises when the server is away."""
 

@@ -36,10 +36,10 @@ def logs(method: F) -> F:
             self.courier.warn(f"{method.__name__} was not logged: {type(error).__name__}: {error}")
             return None
 
-    return logging  # type: ignore[return-value]
+    return logging  # type: ignore[return-value] # it has the signature of what it wraps
 
 
-class Sender(AbstractStore):  # type: ignore[misc]
+class Sender(AbstractStore):  # type: ignore[misc] # MLflow has no types
     """A store that can append to a spool; `uri` is without `durable+`."""
 
     def __init__(self, uri: str, courier: Courier) -> None:

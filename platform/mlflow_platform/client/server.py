@@ -41,7 +41,7 @@ def _call(store: Any, path: str, method: str, body: str | None, answer: Any) -> 
     return answer
 
 
-class _Tracking(RestStore):  # type: ignore[misc]
+class _Tracking(RestStore):  # type: ignore[misc] # MLflow has no types
     def _call_endpoint(
         self,
         api: Any,
@@ -56,7 +56,7 @@ class _Tracking(RestStore):  # type: ignore[misc]
         return _call(self, endpoint or path, method, json_body, response_proto or api.Response())
 
 
-class _Registry(RegistryRestStore):  # type: ignore[misc]
+class _Registry(RegistryRestStore):  # type: ignore[misc] # MLflow has no types
     def _call_endpoint(
         self, api: Any, json_body: str | None, call_all_endpoints: bool = False, extra_headers: Any = None
     ) -> Any:
@@ -66,7 +66,7 @@ class _Registry(RegistryRestStore):  # type: ignore[misc]
         return _call(self, path, method, json_body, self._get_response_from_method(api))
 
 
-class Away(MlflowException):  # type: ignore[misc]
+class Away(MlflowException):  # type: ignore[misc] # MLflow has no types
     """The server did not answer."""
 
 
@@ -119,7 +119,7 @@ class Server:
         try:
             answer = call(self.registry() if registry else self.tracking())
         except NotImplementedError:
-            raise
+            raise  # MLflow's own word of a store that cannot: its callers know what to do instead
         except Exception as error:
             understood = understand(error, remote=self.remote)
             if isinstance(understood, Rejected | Doubtful):

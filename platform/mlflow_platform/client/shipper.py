@@ -286,7 +286,7 @@ def tell(path: Path, lines: list[bytes]) -> None:
     with contextlib.suppress(OSError):
         if path.exists() and path.stat().st_size > _EVENTS_BYTES:
             path.replace(path.with_name(f"{path.name}.1"))
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:  # noqa: PTH123
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
             file.writelines(line + b"\n" for line in lines)
 
 

@@ -240,7 +240,7 @@ def replace(path: Path, text: str) -> None:
     """Replace a file at once, with mode 0600."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
         temporary.replace(path)
     except BaseException:
@@ -250,7 +250,8 @@ def replace(path: Path, text: str) -> None:
 
 def append_line(path: Path, value: object) -> None:
     """Add a line of JSON to a file of mode 0600, in one write."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0) as file:  # noqa: PTH123
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "ab", buffering=0) as file:
         file.write(json.dumps(value).encode() + b"\n")
 
 

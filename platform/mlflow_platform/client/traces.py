@@ -26,7 +26,12 @@ class Traces(Sender):
         trace_info.tags.update({**location, **trace_info.tags})
         return trace_info
 
-    def log_spans(self, location: str, spans: Sequence[Any], tracking_uri: str | None = None) -> Any:  # noqa: ARG002
+    def log_spans(
+        self,
+        location: str,
+        spans: Sequence[Any],
+        tracking_uri: str | None = None,  # noqa: ARG002 - MLflow's signature
+    ) -> Any:
         if self._spans_are_artifacts:
             raise NotImplementedError
         self._send("log_spans", experiment=str(location), spans=[s.to_dict() for s in spans])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_platform.chart import Manifest
-from mlflow_platform.deploy import jobs
+from mlflow_platform.deploy import jobs, phases
 
 _DATABASE = ("PG",)
 _STORE = ("AWS_", "MLFLOW_S3_", "MLFLOW_BOTO_", "MLFLOW_ARTIFACTS_DESTINATION")
@@ -19,7 +19,7 @@ def job(manifests: Sequence[Manifest], values: Mapping[str, Any]) -> Mapping[str
     )
     if not wanted:
         return None
-    servers = _servers(manifests)
+    servers = phases.servers(manifests)
     pod = servers["spec"]["template"]["spec"]
     (server,) = pod["containers"]
     environment = [e for e in server["env"] if e["name"] == "HOME" or e["name"].startswith(wanted)]
@@ -37,11 +37,6 @@ def job(manifests: Sequence[Manifest], values: Mapping[str, Any]) -> Mapping[str
 
 def account(manifests: Sequence[Manifest]) -> Mapping[str, Any]:
     """The servers' ServiceAccount, whose annotations may be the Job's login for the bucket."""
-    wanted = _servers(manifests)["spec"]["template"]["spec"]["serviceAccountName"]
+    wanted = phases.servers(manifests)["spec"]["template"]["spec"]["serviceAccountName"]
     (found,) = (m.object for m in manifests if (m.kind, m.name) == ("ServiceAccount", wanted))
-    return found
-
-
-def _servers(manifests: Sequence[Manifest]) -> Mapping[str, Any]:
-    (found,) = (m.object for m in manifests if m.kind == "Deployment" and m.name.endswith("-server"))
     return found

@@ -96,6 +96,16 @@ def _phase(manifest: Manifest) -> str:
     return "rules and addresses"
 
 
+def servers(manifests: Iterable[Manifest]) -> Mapping[str, Any]:
+    """The servers' Deployment among a chart's objects."""
+    (found,) = (
+        m.object
+        for m in manifests
+        if m.kind == "Deployment" and m.object["metadata"]["labels"][COMPONENT] == "server"
+    )
+    return found
+
+
 def has_operator(manifests: Iterable[Manifest]) -> bool:
     """Whether the documents' definitions are needed, too."""
     return any(m.object["metadata"].get("labels", {}).get(COMPONENT) == OPERATOR for m in manifests)

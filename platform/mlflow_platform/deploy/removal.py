@@ -11,7 +11,7 @@ from mlflow_platform.chart import Chart, Release
 from mlflow_platform.deploy import phases
 from mlflow_platform.deploy.deployment import existing
 from mlflow_platform.errors import Transient
-from mlflow_platform.model import DOCUMENTS, crd
+from mlflow_platform.model import crd
 from mlflow_platform.model.base import API_VERSION
 
 #: Made by the bootstrap Job (chart: bootstrap.yaml.j2) and by rotations, after the release's name.
@@ -67,7 +67,7 @@ def _release(cluster: Cluster) -> None:
 def _held(cluster: Cluster) -> list[Mapping[str, Any]]:
     return [
         document
-        for kind in DOCUMENTS
+        for kind in crd.RECONCILED
         for document in cluster.find(API_VERSION, kind, "")
         if crd.FINALIZER in document["metadata"].get("finalizers", ())
     ]

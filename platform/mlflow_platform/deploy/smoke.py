@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_platform.chart import Manifest
-from mlflow_platform.deploy import jobs
+from mlflow_platform.deploy import jobs, phases
 
 #: What the Job's pod takes over of the servers' settings: the administrator's login.
 _LOGIN = {
@@ -17,7 +17,7 @@ _LOGIN = {
 
 def job(manifests: Sequence[Manifest], release: str) -> Mapping[str, Any]:
     """Made of the servers' own Deployment: same image, account, Secrets and place in the network."""
-    (deployment,) = (m.object for m in manifests if m.kind == "Deployment" and m.name == f"{release}-server")
+    deployment = phases.servers(manifests)
     (service,) = (m.object for m in manifests if m.kind == "Service" and m.name == release)
     (server,) = deployment["spec"]["template"]["spec"]["containers"]
     namespace = deployment["metadata"]["namespace"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 PREFIX = "mlplatform_operator_"
 #: Every metric: its type and what it counts. A name that is not here cannot be written.
@@ -68,4 +67,5 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
 
-_escaped: Callable[[str], str] = lambda v: v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")  # noqa: E731
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

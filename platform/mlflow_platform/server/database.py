@@ -99,9 +99,14 @@ def refuse_encoding(connection: psycopg.Connection[Any]) -> None:
         )
 
 
+def try_lock(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the advisory lock was free; then it is the connection's, and freed with it."""
+    return connection.execute("select pg_try_advisory_lock(%s)", (LOCK,)).fetchone() == (True,)
+
+
 def lock(connection: psycopg.Connection[Any], deadline: float) -> None:
-    """Take the advisory lock; it is the connection's, and freed with it."""
-    while connection.execute("select pg_try_advisory_lock(%s)", (LOCK,)).fetchone() != (True,):
+    """Take the advisory lock, as soon as it is free; `Transient` after the deadline."""
+    while not try_lock(connection):
         if time.monotonic() > deadline:
             raise Transient(
                 "a backup, a retention run or another migration holds the lock", remedy="run it again later"

@@ -67,7 +67,7 @@ class Draining:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start" and (
-                self._draining or random.randrange(REQUESTS_A_CONNECTION) == 0  # noqa: S311
+                self._draining or random.randrange(REQUESTS_A_CONNECTION) == 0  # noqa: S311 - no secret
             ):
                 message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
             await send(message)

@@ -163,7 +163,7 @@ def _write_table(connection: psycopg.Connection[Any], table: Table, writing: Wri
     digest, size = hashlib.sha256(), 0
     with writing(table.stream) as out, connection.cursor() as cursor:
         # Level 1: the network and Postgres are to be the slow part.
-        with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1, mtime=0) as packed:  # type: ignore[call-overload]
+        with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1, mtime=0) as packed:  # type: ignore[call-overload] # it only writes
 
             def flush(rows: list[bytes]) -> int:
                 block = b"".join(rows)
@@ -250,7 +250,7 @@ def _load_table(connection: psycopg.Connection[Any], table: Table, reading: Read
     with reading(table.stream) as source, connection.cursor() as cursor:
         try:
             with (
-                gzip.GzipFile(fileobj=source, mode="rb") as rows,  # type: ignore[call-overload]
+                gzip.GzipFile(fileobj=source, mode="rb") as rows,  # type: ignore[call-overload] # it only reads
                 cursor.copy(_statement("copy {} ({}) from stdin", table)) as copy,
             ):
                 while block := rows.read(BLOCK):

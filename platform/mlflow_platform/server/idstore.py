@@ -69,7 +69,7 @@ def _store_class(workspaces: bool) -> Any:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Store
     sqlalchemy_store.uuid = _Uuids()
 
-    class PlatformStore(Store):  # type: ignore[misc]
+    class PlatformStore(Store):  # type: ignore[misc] # MLflow has no types
         def _log_metrics_once(self, run_id: str, metrics: Sequence[Any]) -> None:
             if self.db_type == POSTGRES:
                 write(self, run_id, metrics)
