@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -176,6 +177,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
         for _ in range(2):  # a restarted pod runs it again
             done = subprocess.run(hook, env=environment, capture_output=True, timeout=60, check=False)
             assert done.returncode == 0, (tmp_path / "log").read_text()
+        while not answers(chosen["s3"]):  # the hook asks the filer, which is there before the S3 port
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
         servers = {
             "AWS_ACCESS_KEY_ID": "firstKey000000000",
             "AWS_SECRET_ACCESS_KEY": "first-secret-of-the-store",
@@ -188,6 +192,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def s3(store: dict[str, str], key: str, secret: str) -> Any:

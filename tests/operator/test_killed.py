@@ -78,18 +78,18 @@ def run_dying(site: Site, point: int, moment: str) -> Process:
 
 
 def sweep(site: Site, step: int, subtests: pytest.Subtests) -> None:
-    wanted = prepared(site, "k-clean")
+    wanted = prepared(site, "ok-clean")
     clean = run_dying(site, 10**9, "before")
     for one in wanted:
         site.reach(one["kind"], one["metadata"]["name"], "Synced")
     clean.end(signal.SIGTERM)
     total = int(re.findall(r"side effects: (\d+)", clean.log.read_text())[-1])
     assert total > 20
-    expected = healed(site, "k-clean", wanted)
+    expected = healed(site, "ok-clean", wanted)
     for point in range(1, total + 1, step):
         moment = "before" if point % 2 else "after"
         with subtests.test(point=point, moment=moment):
-            prefix = f"k-{point:03}"
+            prefix = f"ok-{point:03}"
             wanted = prepared(site, prefix)
             dying = run_dying(site, point, moment)
             eventually(lambda dying=dying: dying.process.poll() is not None, "it dies")
