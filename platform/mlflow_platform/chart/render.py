@@ -28,6 +28,8 @@ KIND_ORDER = (
 )  # fmt: skip
 #: Newest Kubernetes this was tried with; what `--kube-version` is by default.
 DEFAULT_KUBE_VERSION = "1.34"
+#: How every object's text begins.
+HEADING = "---\n# Source: templates/"
 #: What may name a release: the start of an RFC 1035 label, with room for suffixes in 63 characters.
 RELEASE_NAME = re.compile(r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
 #: What may name a namespace: a whole label of RFC 1123.
@@ -67,7 +69,7 @@ class Manifest:
 
     def text(self) -> str:
         """The object as a YAML document that names its template."""
-        return f"---\n# Source: templates/{self.template}\n{to_yaml(self.object)}\n"
+        return f"{HEADING}{self.template}\n{to_yaml(self.object)}\n"
 
 
 @dataclass(frozen=True)
