@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,9 @@ def test_the_smoke_test_runs_as_the_servers_do_and_asks_their_service(case: str)
         assert container[name] == server["containers"][0][name]
     assert pod["securityContext"] == server["securityContext"]
     assert pod["automountServiceAccountToken"] is False
+    # A quota that counts a resource refuses pods that do not name it.
+    for part, named in server["containers"][0]["resources"].items():
+        assert named.keys() <= container["resources"][part].keys()
     environment = {e["name"]: e for e in container["env"]}
     assert environment["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow.mlflow.svc:5000"
     secret = "logins" if case == "external" else "mlflow-auth"
@@ -140,6 +144,19 @@ def test_the_smoke_test_runs_as_the_servers_do_and_asks_their_service(case: str)
     }
     chosen = {name for name, selector in policies.items() if selector.items() <= labels.items()}
     assert chosen == {"mlflow-default-deny", "mlflow-smoke"}
+
+
+def test_the_smoke_test_runs_where_servers_may() -> None:
+    placed = {
+        "nodeSelector": {"pool": "ml"},
+        "tolerations": [{"key": "ml"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "high",
+    }
+    chart = find_chart()
+    values = chart.values(settings=[f"server.{name}={json.dumps(value)}" for name, value in placed.items()])
+    pod = smoke.job(chart.render(values), "mlflow")["spec"]["template"]["spec"]
+    assert {name: pod[name] for name in placed} == placed
 
 
 def test_the_smoke_test_goes_where_its_release_is() -> None:
