@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.cluster import clusters
@@ -88,6 +90,32 @@ def test_a_pod_that_cannot_start_stops_it_with_its_words_and_a_re_run_goes_on(
         "--from-file=flaskSecretKey=FILE",
     ):
         assert words in refused.stderr
+
+
+@pytest.mark.usefixtures("operators_kinds")
+def test_a_login_for_the_namespace_alone_will_do(control_plane: clusters.Kubernetes, tmp_path: Path) -> None:
+    """Kubernetes' own role `admin`, which says nothing of kinds that others have brought to the cluster."""
+    control_plane.kubectl("create", "namespace", "theirs")
+    control_plane.kubectl("-n", "theirs", "create", "serviceaccount", "deployer")
+    for part in ("admin", "edit", "view"):  # a controller adds them up to `admin`, and none runs here
+        control_plane.kubectl(
+            *("-n", "theirs", "create", "rolebinding", part, "--serviceaccount=theirs:deployer"),
+            f"--clusterrole=system:aggregate-to-{part}",
+        )
+    login = yaml.safe_load(control_plane.kubeconfig.read_text())
+    login["users"][0]["user"] = {
+        "token": control_plane.kubectl("-n", "theirs", "create", "token", "deployer").strip()
+    }
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(login))
+    try:
+        shown = mlplatform(
+            replace(control_plane, kubeconfig=kubeconfig), "deploy", "-n", "theirs", "--dry-run"
+        )
+        assert shown.returncode == 0, shown.stderr
+        assert re.search(r"^(\d+) of \1 objects would change\.$", shown.stdout, re.MULTILINE)
+    finally:
+        control_plane.kubectl("delete", "namespace", "theirs", "--wait=false")
 
 
 def test_kubectl_apply_of_the_quickstart_reaches_the_same_state(node: clusters.Cluster) -> None:
