@@ -26,7 +26,7 @@ def test_a_job_is_taken_by_a_server_and_run_in_the_jobs_pod(node: clusters.Clust
         "name": "redis",
         "image": IMAGE,
         "imagePullPolicy": "Never",
-        "command": [*("redis-server", "--requirepass", PASSWORD, "--save", "", "--dir", "/tmp")],
+        "command": ["redis-server", "--requirepass", PASSWORD, "--save", ""],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "readinessProbe": {"tcpSocket": {"port": 6379}, "periodSeconds": 1},
     }

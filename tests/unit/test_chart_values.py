@@ -70,6 +70,24 @@ def test_impossible_combinations_are_refused(settings: list[str], message: str) 
         rendered("default", *settings)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "server.extraEnv=[{name: PGHOST, value: h}]",
+            "templates/server.yaml.j2: Deployment mlflow-server: the variable PGHOST is given twice",
+        ),
+        (
+            "jobs.extraEnv=[{name: A, value: a}, {name: B}, {name: A, value: b}]",
+            "templates/migrate.yaml.j2: Job mlflow-migrate-.*: the variable A is given twice",
+        ),
+    ],
+)
+def test_a_variable_that_is_there_already_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        rendered("default", setting)
+
+
 def test_the_connection_budget_counts_workspaces() -> None:
     assert rendered("default", "server.replicas=4")
     with pytest.raises(BadInput, match=r"5 server pods .* x 25 connections"):

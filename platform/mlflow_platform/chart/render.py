@@ -134,6 +134,7 @@ class Chart:
         )
         manifests = [m for name in templates.names() for m in _objects(name, templates.render(name))]
         _refuse_duplicates(manifests)
+        _refuse_variables_given_twice(manifests)
         return sorted(manifests, key=_apply_order)
 
 
@@ -217,6 +218,20 @@ def _refuse_duplicates(manifests: Sequence[Manifest]) -> None:
                 remedy=f"also by {seen[key]}",
             )
         seen[key] = f"templates/{m.template}"
+
+
+def _refuse_variables_given_twice(manifests: Sequence[Manifest]) -> None:
+    """Server-side apply refuses these, but only when it comes to the object; kubectl's own takes the last."""
+    for m in manifests:
+        pod = m.object.get("spec", {}).get("template", {}).get("spec", {})
+        for container in [*pod.get("initContainers", []), *pod.get("containers", [])]:
+            names = [one.get("name") for one in container.get("env", [])]
+            if twice := sorted({str(n) for n in names if names.count(n) > 1}):
+                raise BadInput(
+                    f"{m.kind} {m.name}: the variable {', '.join(twice)} is given twice",
+                    where=Location(f"templates/{m.template}"),
+                    remedy="leave it out of extraEnv: the chart sets it, or the list has it twice",
+                )
 
 
 def _apply_order(manifest: Manifest) -> tuple[int, str, str]:
