@@ -181,20 +181,22 @@ class Deployment:
         )
 
     def _namespace(self) -> Mapping[str, Any] | None:
+        """The release's; None if there is none yet. `Fatal` if it is on its way out."""
         try:
-            return self.cluster.get("v1", "Namespace", "", self.release.namespace)
+            found = self.cluster.get("v1", "Namespace", "", self.release.namespace)
         except Rejected as error:
             if error.code != "403":
                 raise
             return {}  # a login for the namespace alone: somebody has made it
-
-    def _make_namespace(self, outcome: Outcome) -> None:
-        """One that is there is somebody's: it is left as it is."""
-        name, found = f"Namespace/{self.release.namespace}", self._namespace()
         if found is not None and found.get("status", {}).get("phase") == "Terminating":
             raise Fatal(
                 f"namespace {self.release.namespace} is being deleted", remedy="deploy when it is gone"
             )
+        return found
+
+    def _make_namespace(self, outcome: Outcome) -> None:
+        """One that is there is somebody's: it is left as it is."""
+        name, found = f"Namespace/{self.release.namespace}", self._namespace()
         if found is None:
             self.cluster.apply(phases.namespace_object(self.release.namespace))
         outcome.changes[name] = Change.CREATED if found is None else Change.UNCHANGED
