@@ -6,10 +6,14 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.deploy.waiting import wait
+from mlflow_platform.errors import Fatal
 from tests.cluster import clusters
 from tests.cluster.release import SMOKE, ask, deploy, mlplatform, state, steps
 
@@ -90,6 +94,27 @@ def test_a_pod_that_cannot_start_stops_it_with_its_words_and_a_re_run_goes_on(
         "--from-file=flaskSecretKey=FILE",
     ):
         assert words in refused.stderr
+
+
+@pytest.mark.parametrize("where", ["containers", "initContainers"])
+def test_what_goes_on_for_too_long_is_shown_with_its_words(
+    cluster: clusters.Cluster, namespace: str, where: str
+) -> None:
+    waits = {
+        "name": "waits",
+        "image": "localhost/python:3.13-slim-trixie",
+        "imagePullPolicy": "Never",
+        "command": ["python", "-uc", "import time; print('for the moon'); time.sleep(600)"],
+    }
+    pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
+    pod |= {"containers": [{**waits, "name": "after"}], where: [waits]}
+    meta = {"name": "stuck", "namespace": namespace}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {"template": {"spec": pod}}}
+    cluster.apply(job, namespace=namespace)
+    with pytest.raises(
+        Fatal, match=r"(?s)Job stuck is not ready in time.*container waits .*\n +\| for the moon"
+    ):
+        wait(Cluster.connect(cluster.kubeconfig), [job], timeout=15, say=lambda _: None)
 
 
 @pytest.mark.usefixtures("operators_kinds")
