@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 import yaml
 
 from mlflow_platform.chart import Manifest, Release, find_chart
-from mlflow_platform.deploy import external, phases, smoke
+from mlflow_platform.deploy import external, phases, preflight, smoke
 from mlflow_platform.deploy import manifests as files
 from mlflow_platform.deploy.differences import Change, Difference
+from mlflow_platform.server import bootstrap
 from tests.unit.test_chart_mlflow_platform import CASES, rendered
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -116,6 +118,13 @@ def test_secrets_that_somebody_must_bring() -> None:
         "db-ca": {"ca.crt"},
         "s3": {"accessKeyId", "secretAccessKey"},
     }
+
+
+def test_the_bootstraps_webhook_key_is_one_and_others_are_not() -> None:
+    made = bootstrap.content({"fernet": 32})
+    assert preflight.is_fernet_key(base64.b64encode(made.encode()).decode())
+    for key in (b"", b"nofernet", made.encode()[:-4], b"\xff" * 44, b"a" * 43):
+        assert not preflight.is_fernet_key(base64.b64encode(key).decode())
 
 
 @pytest.mark.parametrize("case", CASES)
