@@ -88,6 +88,29 @@ def test_a_variable_that_is_there_already_is_refused(setting: str, message: str)
         rendered("default", setting)
 
 
+@pytest.mark.parametrize(
+    ("external", "file"),
+    [
+        # Not `system`: that is an empty place for the OpenSSL that psycopg brings.
+        ("{host: h}", "/etc/ssl/certs/ca-certificates.crt"),
+        ("{host: h, sslMode: verify-ca}", "/etc/ssl/certs/ca-certificates.crt"),
+        ("{host: h, caSecret: ca}", "/etc/mlplatform/database-ca/ca.crt"),
+        ("{host: h, sslMode: require}", None),
+    ],
+)
+def test_an_external_databases_certificate_is_checked_with_a_file(external: str, file: str | None) -> None:
+    found = rendered(
+        *("default", "database.mode=external", "database.existingSecret=db"), f"database.external={external}"
+    )
+    pods = [m.object["spec"]["template"]["spec"] for m in found if m.name.startswith("mlflow-migrate-")]
+    pods += [m.object["spec"]["template"]["spec"] for m in found if m.kind == "Deployment"]
+    containers = [c for pod in pods for c in [*pod.get("initContainers", []), *pod["containers"]]]
+    assert len(containers) == 3
+    for container in containers:
+        variables = {e["name"]: e.get("value") for e in container["env"]}
+        assert variables.get("PGSSLROOTCERT") == file
+
+
 def test_the_connection_budget_counts_workspaces() -> None:
     assert rendered("default", "server.replicas=4")
     with pytest.raises(BadInput, match=r"5 server pods .* x 25 connections"):
