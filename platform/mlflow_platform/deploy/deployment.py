@@ -241,8 +241,9 @@ def existing(cluster: Cluster, release: Release, chart: Chart) -> list[Mapping[s
         try:
             found += cluster.find(api_version, kind, namespace, its_labels)
         except Rejected as error:
-            if error.code != "403":
-                raise  # a login for the namespace alone, or for Kubernetes' own kinds: it has made none
+            # A login for the namespace alone, or for Kubernetes' own kinds: it has made none of these.
+            if error.code != "403" or (namespace and kind not in preflight.PROVIDERS):
+                raise
     return found
 
 
