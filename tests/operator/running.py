@@ -22,7 +22,7 @@ from mlflow_platform.adapters.mlflow import MlflowApi
 from mlflow_platform.errors import Rejected
 from mlflow_platform.local import Stack
 from mlflow_platform.model.base import API_VERSION
-from mlflow_platform.operator.process import LEASE
+from mlflow_platform.operator.process import Settings
 from tests.cluster import clusters
 
 Json = dict[str, Any]
@@ -113,20 +113,24 @@ class Site:
         self.api = MlflowApi(at.tracking_uri, at.username, at.password)
 
     def start(
-        self, *arguments: str, module: str = "mlflow_platform.cli", interval: float = INTERVAL
+        self,
+        *arguments: str,
+        module: str = "mlflow_platform.cli",
+        interval: float = INTERVAL,
+        name: str = "mlplatform",
     ) -> Process:
         log = self.folder / f"operator-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", module, *arguments, "operator", "run"]
-        command += ["--kubeconfig", str(self.control_plane.kubeconfig), "--namespace", OPS]
+        command += ["--kubeconfig", str(self.control_plane.kubeconfig), "--namespace", OPS, "--name", name]
         command += ["--interval", str(interval), "--port", "0"]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
         return Process(process, log)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Process]:
+    def running(self, name: str = "mlplatform") -> Iterator[Process]:
         """An operator that leads; ended in every case."""
-        started = self.start()
+        started = self.start(name=name)
         try:
             eventually(lambda: started.leading, "leading")
             yield started
@@ -222,7 +226,7 @@ class Site:
 
     def forget_leader(self) -> None:
         """Take the Lease of a process that is known to be dead away, instead of waiting for its end."""
-        self.cluster.delete("coordination.k8s.io/v1", "Lease", OPS, LEASE)
+        self.cluster.delete("coordination.k8s.io/v1", "Lease", OPS, Settings().lease)
 
 
 def document(kind: str, name: str, spec: Json, namespace: str = OPS, **annotations: str) -> Json:

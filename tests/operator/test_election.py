@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from mlflow_platform.adapters.election import Elector, NotLeading, Term, Timing, clock
 from mlflow_platform.adapters.kubernetes import Cluster
-from mlflow_platform.operator.election import Elector, NotLeading, Term, Timing, clock
 from tests.operator.running import Site, eventually
 
 TIMING = Timing(lease=3.0, renew=1.5, retry=0.3)

@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
+from mlflow_platform.adapters.election import Elector, NotLeading, Term, Timing, clock
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.errors import Fatal, PlatformError, Rejected
 from mlflow_platform.model.base import API_VERSION
 from mlflow_platform.operator import probes
 from mlflow_platform.operator.cache import Cache
-from mlflow_platform.operator.election import Elector, NotLeading, Term, Timing, clock
 from mlflow_platform.operator.entries import Entry
 from mlflow_platform.operator.metrics import Metrics
 from mlflow_platform.operator.publishing import Publisher
@@ -30,7 +30,6 @@ from mlflow_platform.operator.reconciling import Ended, Reconciler, Site
 
 log = logging.getLogger(__name__)
 
-LEASE = "mlplatform-operator"
 #: How long requests to Kubernetes are repeated, in seconds: less than a lease lasts.
 _PATIENCE = 5.0
 #: Changes that come close together are planned together: `kubectl apply` of a folder sends them one by one.
@@ -48,12 +47,19 @@ class Settings:
     kubeconfig: Path | None = None
     context: str = ""
     namespace: str = "mlflow"
+    name: str = "mlplatform"
+    """What it is called among the operators of its namespace."""
     interval: float = 180.0
     host: str = "0.0.0.0"  # noqa: S104 - kubelet asks the pod's address
     port: int = 8080
     default_server: Path | None = None
     """A TrackingServer document that is created if there is none of its name."""
     timing: Timing = field(default_factory=Timing)
+
+    @property
+    def lease(self) -> str:
+        """By which one of its replicas leads."""
+        return f"{self.name}-operator"
 
 
 class ServerLoop(threading.Thread):
@@ -168,7 +174,9 @@ class Operator:
         self.identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self._reader = self._connect()
         self._cache = Cache(self._reader, self.metrics)
-        self._elector = Elector(self._connect(), settings.namespace, LEASE, self.identity, settings.timing)
+        self._elector = Elector(
+            self._connect(), settings.namespace, settings.lease, self.identity, settings.timing
+        )
         self._loops: dict[str, ServerLoop] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -200,6 +208,7 @@ class Operator:
                 term.end()
                 self.metrics.set("leading", 0)
             keeper.join()
+            log.warning("not leading any more")
         self._elector.release()
 
     def _lead(self, term: Term) -> None:
@@ -209,7 +218,9 @@ class Operator:
         owner = self._owner()
         if owner is None:
             return
-        site = Site(self._cache, publisher, self._reader, owner, self.settings.namespace, term, self.metrics)
+        namespace = self.settings.namespace
+        name = f"{namespace}/{self.settings.name}"
+        site = Site(self._cache, publisher, self._reader, owner, namespace, name, term, self.metrics)
         ended = threading.Event()
         threading.Thread(target=publisher.send_events, args=(ended,), name="events", daemon=True).start()
         default_done = self.settings.default_server is None

@@ -10,15 +10,16 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+from mlflow_platform.adapters.election import NotLeading, Term
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.adapters.servers import connect_documented
 from mlflow_platform.apply.execute import Result, execute
 from mlflow_platform.apply.rounds import Scope, Target, plan_round
 from mlflow_platform.errors import BadInput, BrakeStopped, Fatal, PlatformError, Rejected, Transient
+from mlflow_platform.model.crd import OPERATOR
 from mlflow_platform.model.tracking_server import TrackingServer
 from mlflow_platform.operator.cache import Cache
 from mlflow_platform.operator.conditions import Outcome, Reason, members_status, seen, was_ready
-from mlflow_platform.operator.election import NotLeading, Term
 from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, Entry
 from mlflow_platform.operator.judging import Judged, Verdicts, document_of, fields_of, judge, restrict, said
 from mlflow_platform.operator.metrics import Metrics
@@ -41,15 +42,20 @@ _PATCHES_AT_ONCE = 4
 @dataclass(frozen=True)
 class Site:
     """What all tracking servers' reconcilers share. `owner` is `k8s:<uid of the namespace kube-system>`;
-    `namespace` the operator's own."""
+    `namespace` the operator's own, and `operator` that with its name: `NAMESPACE/NAME`."""
 
     cache: Cache
     publisher: Publisher
     cluster: Cluster
     owner: str
     namespace: str
+    operator: str
     term: Term
     metrics: Metrics
+
+    def elsewhere(self, server: Entry | None) -> bool:
+        """Whether another operator serves this tracking server."""
+        return server is not None and server.annotations.get(OPERATOR, self.operator) != self.operator
 
 
 @dataclass
@@ -80,6 +86,9 @@ class Reconciler:
         self._site.cache.refresh(began)
         server = self._site.cache.server(self.name)
         entries = self._site.cache.of_server(self.name)
+        if self._site.elsewhere(server):
+            self._target = None
+            return Ended(well=True)
         if server is None or server.deleting:
             return self._without_server(entries)
         if server.mistake is not None:
@@ -103,6 +112,8 @@ class Reconciler:
     def scoped(self, origins: Collection[str]) -> Ended:
         """Plan and carry out what these documents ask for, those that are gone too, and nothing else."""
         server = self._site.cache.server(self.name)
+        if self._site.elsewhere(server):
+            return Ended(well=True)
         if self._target is None or server is None or server.deleting or server.document is None:
             return Ended(well=False, again=set(origins))
         entries = self._site.cache.of_server(self.name)
