@@ -24,9 +24,7 @@ from tests import golden_files
 
 CHART = find_chart()
 NIGHTLY = "{name: nightly, spec: {schedule: 0 2 * * *, rules: {runs: {keepLast: 9}}}}"
-LOOK = (
-    "{name: look, spec: {schedule: '@weekly', suspend: true, dryRun: true, rules: {traces: {olderThan: 9d}}}}"
-)
+LOOK = "{name: look, spec: {schedule: '@weekly', suspend: true, dryRun: true, rules: {orphans: {}}}}"
 #: What each profile, or combination of choices, is rendered with.
 CASES: dict[str, tuple[str, list[str]]] = {
     "default": ("", []),
