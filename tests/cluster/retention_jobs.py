@@ -1,4 +1,4 @@
-"""Retention by jobs in the cluster: the chart's and the operator's, on runs with artifacts in the bundled store."""
+"""Retention by jobs in the cluster, the chart's and the operator's, on runs with proxied artifacts."""
 
 from __future__ import annotations
 
