@@ -31,7 +31,7 @@ class Reason(StrEnum):
     CONFLICT = "Conflict"
     """Another document, or another owner, has this object."""
     REJECTED = "Rejected"
-    """MLflow refused it."""
+    """MLflow refused it, or Kubernetes its CronJob."""
     BRAKE_STOPPED = "BrakeStopped"
     """The plan gives up too much; the TrackingServer's condition has its hash."""
     WAITING = "Waiting"
