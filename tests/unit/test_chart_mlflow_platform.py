@@ -60,22 +60,12 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "server.extraVolumeMounts=[{name: v, mountPath: /v}]",
             "ingress={enabled: true, host: mlflow.example.com, className: nginx}",
             "ingress.tls={secretName: t, clusterIssuer: le}",
+            f"retention.policies=[{NIGHTLY}, {LOOK}]",
+            "retention.egress=[{ports: [{port: 9000}]}]",
+            "jobs.extraEnv=[{name: A, value: b}]",
         ],
     ),
     "operator": ("", ["operator.enabled=true", "operator.secretNamespaces=[team-a]"]),
-    "retention": (
-        "",
-        [
-            f"retention.policies=[{NIGHTLY}, {LOOK}]",
-            "database.mode=external",
-            "database.external={host: db.example.com, caSecret: db-ca}",
-            "database.existingSecret=db",
-            "jobs.podLabels={team: ml}",
-            "jobs.extraEnv=[{name: A, value: b}]",
-            "jobs.tolerations=[{key: gpu}]",
-            "retention.egress=[{ports: [{port: 9000}]}]",
-        ],
-    ),
 }
 COMMON = {
     ("NetworkPolicy", "mlflow-default-deny"),
@@ -114,15 +104,6 @@ OPERATOR = {
 SETS = {
     "default": COMMON | BOOTSTRAP | BUNDLED,
     "operator": COMMON | BOOTSTRAP | BUNDLED | OPERATOR,
-    "retention": COMMON
-    | BOOTSTRAP
-    | {(kind, "mlflow-store") for kind in ("NetworkPolicy", "ServiceAccount", "Service", "StatefulSet")}
-    | {("NetworkPolicy", "mlflow-scheduled")}
-    | {
-        (kind, f"mlflow-retention-{name}")
-        for kind in ("ConfigMap", "CronJob")
-        for name in ("nightly", "look")
-    },
     "local": (COMMON | BOOTSTRAP | BUNDLED) - {("PodDisruptionBudget", "mlflow-server")},
     "small": COMMON | BOOTSTRAP | BUNDLED | {SCALED, ("Ingress", "mlflow")},
     "production": COMMON
@@ -137,7 +118,9 @@ SETS = {
         ("ConfigMap", "mlflow-dashboard"),
     },
     "external": COMMON
-    | {("Ingress", "mlflow"), ("Deployment", "mlflow-jobs"), ("NetworkPolicy", "mlflow-jobs")},
+    | {("Ingress", "mlflow"), ("Deployment", "mlflow-jobs"), ("NetworkPolicy", "mlflow-jobs")}
+    | {("NetworkPolicy", "mlflow-scheduled")}
+    | {(k, f"mlflow-retention-{name}") for k in ("ConfigMap", "CronJob") for name in ("nightly", "look")},
 }
 
 
