@@ -1,8 +1,8 @@
 """Documents that jobs carry out at set times: the CronJob of each, and what its last job says. Pure.
 
-A job gets its document, and that of the TrackingServer, in a ConfigMap; the Secrets these refer to are
-mounted by name from the operator's namespace, never copied. Its pod is the chart's (`JobTemplate`); it may
-not speak to the API server.
+A job gets its document, and that of the TrackingServer, in a ConfigMap; Secrets that these refer to are mounted
+by name from the operator's namespace, never copied. Its pod is the chart's (`JobTemplate`); it may not speak to
+the API server.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from mlflow_platform.errors import EXIT_BRAKE, BadInput
-from mlflow_platform.model.base import API_VERSION, SecretReference
+from mlflow_platform.model.base import API_VERSION, Model, SecretReference
 from mlflow_platform.model.retention_policy import RetentionPolicy
 from mlflow_platform.model.tracking_server import TrackingServer
 from mlflow_platform.operator.conditions import Outcome, Reason
@@ -179,9 +179,12 @@ def _objects(entry: Entry, server: TrackingServer, template: JobTemplate) -> tup
     for volume in pod["volumes"]:
         if volume["name"] == DOCUMENTS:
             volume["configMap"]["name"] = name
+    references = list(_references(document.spec))
     if own:
         container["env"] = [*container.get("env", ()), *template.env]
-    elif references := _references(server):
+    else:
+        references += [r for field in _OF_SERVER for r in _references(getattr(server.spec, field))]
+    if references:
         container["args"] += ["--secrets", SECRETS_FOLDER]
         container["volumeMounts"].append({"name": SECRETS, "mountPath": SECRETS_FOLDER, "readOnly": True})
         pod["volumes"].append({"name": SECRETS, "projected": _projected(references)})
@@ -203,15 +206,16 @@ def _plain(kind: str, name: str, spec: Json) -> Json:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-def _references(server: TrackingServer) -> list[SecretReference]:
-    spec = server.spec
-    found = [spec.database.uriSecretRef] if spec.database else []
-    if spec.credentials:
-        found += [spec.credentials.usernameSecretRef, spec.credentials.passwordSecretRef]
-    if spec.artifacts:
-        keys = (spec.artifacts.accessKeySecretRef, spec.artifacts.secretKeySecretRef)
-        found += [ref for ref in keys if ref is not None]
-    return found
+def _references(value: Any) -> Iterator[SecretReference]:
+    """Those anywhere below a value."""
+    if isinstance(value, SecretReference):
+        yield value
+    elif isinstance(value, Model):
+        for name in type(value).model_fields:
+            yield from _references(getattr(value, name))
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _references(item)
 
 
 def _projected(references: Iterable[SecretReference]) -> Json:
