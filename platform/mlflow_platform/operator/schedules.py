@@ -1,8 +1,8 @@
 """Documents that jobs carry out at set times: the CronJob of each, and what its last job says. Pure.
 
 A job gets its document, and that of the TrackingServer, in a ConfigMap; Secrets that these refer to are
-mounted by name from the operator's namespace, never copied. Its pod is the chart's (`JobTemplate`); it may not
-speak to the API server.
+mounted by name from the operator's namespace, never copied. Its pod is the chart's (`JobTemplate`); it may
+not speak to the API server.
 """
 
 from __future__ import annotations
