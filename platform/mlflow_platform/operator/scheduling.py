@@ -161,8 +161,12 @@ class ScheduleLoop(threading.Thread):
         except Transient as error:
             found.again = True
             outcome = Outcome(Reason.RETRYING, said(error.problem))
-        if self._publisher.status(entry, outcome, extra) and not outcome.ready:
-            self._publisher.event(entry, "Warning", outcome.reason, outcome.message)
+        try:
+            if self._publisher.status(entry, outcome, extra) and not outcome.ready:
+                self._publisher.event(entry, "Warning", outcome.reason, outcome.message)
+        except Rejected as error:  # the others go on
+            log.warning("%s: its status could not be written: %s", entry.origin, error.problem.what)
+            found.again = True
         return outcome.reason
 
     def _settle(self, entry: Entry, asked: Wanted, found: _Round) -> tuple[Outcome, Json]:
