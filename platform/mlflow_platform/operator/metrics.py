@@ -13,6 +13,7 @@ HELP: dict[str, tuple[str, str]] = {
     "last_round_timestamp_seconds": ("gauge", "When the last full round of a tracking server ended well."),
     "documents": ("gauge", "Documents of a tracking server by the reason of their condition Ready."),
     "schedules": ("gauge", "Documents that jobs carry out by the reason of their condition Ready."),
+    "schedule_rounds_total": ("counter", "Rounds about documents that jobs carry out, by result."),
     "schedule_writes_total": ("counter", "CronJobs and their ConfigMaps that were written or deleted."),
     "changes_total": ("counter", "Changes carried out on a tracking server, by action and outcome."),
     "patches_total": ("counter", "Patches of statuses and finalizers that were sent to Kubernetes."),

@@ -115,6 +115,7 @@ class ScheduleLoop(threading.Thread):
                 # A fault of ours in one round must not end the loop for ever.
                 log.exception("what jobs carry out: a round failed")
                 well = False
+            self._metrics.add("schedule_rounds_total", result="ok" if well else "failed")
             failures = 0 if well else failures + 1
             retry = _FIRST_RETRY * 2.0 ** min(failures - 1, 10)
             until = now + min(_LONGEST_RETRY, retry) if failures else next_list
