@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import logging, operator, render, retention, scale, search, startup, throughput
+from tests.bench import analysis, logging, operator, render, retention, scale, search, startup, throughput
 
 
 def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[], bool]] = {
     "logging": lambda: with_stack(logging.main),
     "retention": lambda: with_stack(retention.main),
     "search": lambda: with_stack(search.main),
+    "analysis": lambda: with_stack(analysis.main),
     "operator": lambda: with_stack(operator.main),
 }
 

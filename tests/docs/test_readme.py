@@ -57,7 +57,7 @@ def shell(script: str, folder: Path) -> str:
 
 def test_the_first_two_blocks_are_make_up_and_make_test() -> None:
     assert [b.strip() for b in BLOCKS[:2]] == ["make up", "make test"]
-    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "\nmake test |" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
 @pytest.mark.timeout(1800)
