@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from mlflow_platform.chart import Manifest, Release, find_chart
+from mlflow_platform.cli.root import run
 from mlflow_platform.deploy import policies, smoke
 from mlflow_platform.deploy.phases import secrets_of
 from mlflow_platform.errors import BadDocuments, BadInput
@@ -509,3 +510,14 @@ def test_policies_among_values_are_checked_with_the_model(tmp_path: Path) -> Non
     assert [str(p.where) for p in caught.value.problems] == [f"{path}:7:18", f"{path}:7:37"]
     assert "did you mean keepLast?" in str(caught.value.problems[1])
     policies.check(CHART.values())
+
+
+@pytest.mark.parametrize("command", [["render"], ["deploy", "--kubeconfig", "/nowhere"]])
+def test_a_bad_policy_is_said_before_anything_is_done(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = "retention.policies=[{name: a, spec: {schedule: '@daily', rules: {}}}]"
+    assert run([*command, "--set", setting]) == 1
+    shown = capsys.readouterr()
+    assert "the policy has no rule" in shown.err
+    assert shown.out == ""
