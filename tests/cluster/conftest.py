@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster import clusters
 from tests.cluster.release import RESTRICTED, WAYS_IN, Release, deploy
+from tests.tools import schemas
 
 #: The first use on a machine builds Kubernetes: about 7 minutes on 2 idle cores.
 FIRST_USE_SECONDS = 2400
@@ -29,6 +30,16 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters
     """kube-apiserver and etcd: for what the API server itself checks (schemas, CEL, server-side apply)."""
     with clusters.control_plane(tmp_path_factory.mktemp("control-plane")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def operators_kinds(control_plane: clusters.Kubernetes) -> Iterator[None]:
+    """The kinds of CloudNativePG, the Gateway API and the Prometheus operator, by their own CRDs."""
+    files = [word for file in schemas.definitions() for word in ("-f", str(file))]
+    control_plane.kubectl("apply", "--server-side", *files)
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    yield
+    control_plane.kubectl("delete", "--timeout=60s", *files)
 
 
 @pytest.fixture(scope="session")

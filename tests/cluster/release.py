@@ -51,7 +51,7 @@ class Release:
         return base64.b64decode(secret["username"]).decode(), base64.b64decode(secret["password"]).decode()
 
 
-def mlplatform(node: clusters.Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+def mlplatform(node: clusters.Kubernetes, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mlflow_platform.cli", *arguments],
         env={**os.environ, "KUBECONFIG": str(node.kubeconfig)},

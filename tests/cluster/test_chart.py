@@ -18,7 +18,6 @@ from mlflow_platform.chart import Manifest, Release, find_chart
 from mlflow_platform.errors import Rejected
 from mlflow_platform.server import bootstrap
 from tests.cluster import clusters
-from tests.tools import schemas
 from tests.unit.test_chart_mlflow_platform import CASES
 
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
@@ -45,16 +44,6 @@ def namespace_object(name: str) -> dict[str, Any]:
 
 def secret(name: str, **content: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content}
-
-
-@pytest.fixture(scope="module")
-def operators_kinds(control_plane: clusters.Kubernetes) -> Iterator[None]:
-    """The kinds of CloudNativePG, the Gateway API and the Prometheus operator, by their own CRDs."""
-    files = [word for file in schemas.definitions() for word in ("-f", str(file))]
-    control_plane.kubectl("apply", "--server-side", *files)
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
-    yield
-    control_plane.kubectl("delete", "--timeout=60s", *files)
 
 
 @pytest.fixture(scope="module")

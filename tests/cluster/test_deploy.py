@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
+from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.deploy.waiting import wait
+from mlflow_platform.errors import Fatal
 from tests.cluster import clusters
 from tests.cluster.release import SMOKE, ask, deploy, mlplatform, state, steps
 
@@ -88,6 +94,53 @@ def test_a_pod_that_cannot_start_stops_it_with_its_words_and_a_re_run_goes_on(
         "--from-file=flaskSecretKey=FILE",
     ):
         assert words in refused.stderr
+
+
+@pytest.mark.parametrize("where", ["containers", "initContainers"])
+def test_what_goes_on_for_too_long_is_shown_with_its_words(
+    cluster: clusters.Cluster, namespace: str, where: str
+) -> None:
+    waits = {
+        "name": "waits",
+        "image": "localhost/python:3.13-slim-trixie",
+        "imagePullPolicy": "Never",
+        "command": ["python", "-uc", "import time; print('for the moon'); time.sleep(600)"],
+    }
+    pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
+    pod |= {"containers": [{**waits, "name": "after"}], where: [waits]}
+    meta = {"name": "stuck", "namespace": namespace}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {"template": {"spec": pod}}}
+    cluster.apply(job, namespace=namespace)
+    with pytest.raises(
+        Fatal, match=r"(?s)Job stuck is not ready in time.*container waits .*\n +\| for the moon"
+    ):
+        wait(Cluster.connect(cluster.kubeconfig), [job], timeout=15, say=lambda _: None)
+
+
+@pytest.mark.usefixtures("operators_kinds")
+def test_a_login_for_the_namespace_alone_will_do(control_plane: clusters.Kubernetes, tmp_path: Path) -> None:
+    """Kubernetes' own role `admin`, which says nothing of kinds that others have brought to the cluster."""
+    control_plane.kubectl("create", "namespace", "theirs")
+    control_plane.kubectl("-n", "theirs", "create", "serviceaccount", "deployer")
+    for part in ("admin", "edit", "view"):  # a controller adds them up to `admin`, and none runs here
+        control_plane.kubectl(
+            *("-n", "theirs", "create", "rolebinding", part, "--serviceaccount=theirs:deployer"),
+            f"--clusterrole=system:aggregate-to-{part}",
+        )
+    login = yaml.safe_load(control_plane.kubeconfig.read_text())
+    login["users"][0]["user"] = {
+        "token": control_plane.kubectl("-n", "theirs", "create", "token", "deployer").strip()
+    }
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(login))
+    try:
+        shown = mlplatform(
+            replace(control_plane, kubeconfig=kubeconfig), "deploy", "-n", "theirs", "--dry-run"
+        )
+        assert shown.returncode == 0, shown.stderr
+        assert re.search(r"^(\d+) of \1 objects would change\.$", shown.stdout, re.MULTILINE)
+    finally:
+        control_plane.kubectl("delete", "namespace", "theirs", "--wait=false")
 
 
 def test_kubectl_apply_of_the_quickstart_reaches_the_same_state(node: clusters.Cluster) -> None:

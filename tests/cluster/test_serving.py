@@ -154,6 +154,15 @@ def test_metrics_are_for_administrators_and_readiness_for_all(live: Release) -> 
     assert get("/version", **login(live)).data == b"3.17.2"
 
 
+def test_a_server_has_the_certificate_authorities_that_it_is_told_of(live: Release) -> None:
+    count = "import ssl, sys; print(len(ssl.create_default_context(cafile=sys.argv[1]).get_ca_certs()))"
+    command = ["python", "-c", count, "/etc/ssl/certs/ca-certificates.crt"]  # the chart's PGSSLROOTCERT
+    said = live.node.kubectl(
+        *("-n", live.namespace, "exec", "deployment/mlflow-server", "-c", "server", "--", *command)
+    )
+    assert int(said) > 50
+
+
 def test_without_its_database_no_server_is_ready_or_restarted(live: Release) -> None:
     here = ("-n", live.namespace)
 

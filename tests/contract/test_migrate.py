@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import urllib3
 
-from mlflow_platform.errors import BadInput, Transient
+from mlflow_platform.errors import BadInput, Rejected, Transient
 from mlflow_platform.local import Stack
 from mlflow_platform.server import dumps, migrate, schemas
 from mlflow_platform.server.database import FROM_ENVIRONMENT, LOCK
@@ -163,6 +163,20 @@ def test_an_absent_server_is_named_without_the_password(
     with pytest.raises(Transient, match="no connection to Postgres") as caught:
         migrate.run(patience=0)
     assert "not-to-be-seen" not in str(caught.value)
+
+
+def test_a_password_that_is_not_the_databases_is_not_waited_for_long(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database()
+    monkeypatch.setenv("PGPASSWORD", "not-to-be-seen")
+    monkeypatch.setattr("mlflow_platform.server.database.REFUSED_PATIENCE", 1.0)
+    for program in (migrate.run, migrate.wait):  # which wait for a server that is away for half an hour
+        with pytest.raises(
+            Rejected, match=r"Postgres refuses the login: .*password authentication"
+        ) as caught:
+            program()
+        assert "not-to-be-seen" not in str(caught.value)
 
 
 def test_other_words_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -239,9 +239,10 @@ def test_no_secret_stands_in_an_object(case: str) -> None:
 #: Each workload that the chart runs: the values that are its own, and the component of its pods.
 WORKLOADS = {
     "server": ("server",),
-    "jobs": ("bootstrap", "migrate"),
+    "jobs": ("bootstrap", "migrate", "scheduled"),
     "database.bundled": ("postgres",),
     "store.bundled": ("store",),
+    "operator": ("operator",),
 }
 
 
@@ -258,7 +259,7 @@ def test_every_workload_is_placed_and_marked_as_its_values_say(values: str) -> N
     settings = [f"{values}.{name}={json.dumps(value)}" for name, value in {**placement, **marks}.items()]
     found = {
         t["metadata"]["labels"]["app.kubernetes.io/component"]: t
-        for t in pods(rendered("default", *settings))
+        for t in pods(rendered("operator", *settings))
     }
     assert set(found) == {component for components in WORKLOADS.values() for component in components}
     for component, template in found.items():
@@ -293,7 +294,7 @@ def test_environment_and_volumes_reach_every_container_that_asks_the_database(va
 
 
 def test_common_labels_annotations_and_the_digest_are_everywhere() -> None:
-    manifests = rendered("external")
+    manifests = rendered("external", "operator={enabled: true, secretNamespaces: [team-a]}")
     for m in manifests:
         assert m.object["metadata"]["labels"]["team"] == "ml"
         assert m.object["metadata"]["annotations"]["example.com/owner"] == "ml"

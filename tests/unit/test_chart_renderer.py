@@ -157,8 +157,27 @@ def test_unreadable_files_and_settings(chart: Chart, tmp_path: Path) -> None:
             chart.values(settings=[setting])
     with pytest.raises(BadInput, match="--set name: the value is not YAML"):
         chart.values(settings=["name=[a"])
+    with pytest.raises(BadDocuments, match="--set labels:1:8: key 'a' is written twice"):
+        chart.values(settings=["labels={a: x, a: z}"])
+    (tmp_path / "itself.yaml").write_text("labels: &a {a: *a}")
+    for settings, files in ((["labels=&a {a: *a}"], []), ([], [tmp_path / "itself.yaml"])):
+        with pytest.raises(BadInput, match=r"(--set labels|itself.yaml): nested too deeply, or an alias"):
+            chart.values(settings=settings, files=files)
     with pytest.raises(BadInput, match=r"no profile 'bug'\n    did you mean big?"):
         chart.values(profile="bug")
+
+
+def test_what_is_within_a_setting_is_its_own(chart: Chart, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("labels: {a: b}\nhosts: [a]\n")
+    settings = ["labels={a: 1, 2: c}", "hosts=[x, {}]"]
+    with pytest.raises(BadDocuments) as caught:
+        chart.values(files=[file], settings=settings)
+    assert [str(p).splitlines()[0] for p in caught.value.problems] == [
+        "--set hosts: hosts[1]: must be string, found a map",
+        "--set labels: labels.a: must be string, found 1",
+    ]
+    assert chart.values(settings=["labels={2: c}"]).data["labels"] == {"2": "c"}
 
 
 def test_a_setting_reaches_a_key_with_dots(chart: Chart) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from mlflow_platform.chart import Release, reference
 from mlflow_platform.cli.chart import render_command
 from mlflow_platform.errors import BadInput
-from tests.unit.test_chart_mlflow_platform import CHART, rendered
+from tests.unit.test_chart_mlflow_platform import CASES, CHART, rendered
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,14 @@ from tests.unit.test_chart_mlflow_platform import CHART, rendered
             "store.existingSecret is set, but store.external.credentials is identity",
         ),
         (["ingress.enabled=true"], "ingress.host is empty"),
+        (
+            [r"labels.app\.kubernetes\.io/instance=mine"],
+            "labels: app.kubernetes.io/instance is the chart's own label",
+        ),
+        (
+            [r"database.bundled.podLabels.app\.kubernetes\.io/component=mine"],
+            "database.bundled.podLabels: app.kubernetes.io/component is the chart's own label",
+        ),
         (
             ["ingress.enabled=true", "ingress.host=h", "ingress.tls.clusterIssuer=i"],
             "ingress.tls.secretName is empty",
@@ -59,6 +68,47 @@ from tests.unit.test_chart_mlflow_platform import CHART, rendered
 def test_impossible_combinations_are_refused(settings: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=f"templates/checks.yaml.j2:[0-9]+:0: {message}"):
         rendered("default", *settings)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "server.extraEnv=[{name: PGHOST, value: h}]",
+            "templates/server.yaml.j2: Deployment mlflow-server: the variable PGHOST is given twice",
+        ),
+        (
+            "jobs.extraEnv=[{name: A, value: a}, {name: B}, {name: A, value: b}]",
+            "templates/migrate.yaml.j2: Job mlflow-migrate-.*: the variable A is given twice",
+        ),
+    ],
+)
+def test_a_variable_that_is_there_already_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        rendered("default", setting)
+
+
+@pytest.mark.parametrize(
+    ("external", "file"),
+    [
+        # Not `system`: that is an empty place for the OpenSSL that psycopg brings.
+        ("{host: h}", "/etc/ssl/certs/ca-certificates.crt"),
+        ("{host: h, sslMode: verify-ca}", "/etc/ssl/certs/ca-certificates.crt"),
+        ("{host: h, caSecret: ca}", "/etc/mlplatform/database-ca/ca.crt"),
+        ("{host: h, sslMode: require}", None),
+    ],
+)
+def test_an_external_databases_certificate_is_checked_with_a_file(external: str, file: str | None) -> None:
+    found = rendered(
+        *("default", "database.mode=external", "database.existingSecret=db"), f"database.external={external}"
+    )
+    pods = [m.object["spec"]["template"]["spec"] for m in found if m.name.startswith("mlflow-migrate-")]
+    pods += [m.object["spec"]["template"]["spec"] for m in found if m.kind == "Deployment"]
+    containers = [c for pod in pods for c in [*pod.get("initContainers", []), *pod["containers"]]]
+    assert len(containers) == 3
+    for container in containers:
+        variables = {e["name"]: e.get("value") for e in container["env"]}
+        assert variables.get("PGSSLROOTCERT") == file
 
 
 def test_the_connection_budget_counts_workspaces() -> None:
@@ -123,9 +173,62 @@ def test_command_writes_a_file_an_object(tmp_path: Path) -> None:
     assert [f.read_text() for f in files] == [m.text() for m in expected]
 
 
+def test_a_second_rendering_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    mine = {"kustomization.yaml": "resources: []\n", "07-mine.yaml": "kind: Mine\n"}
+    for name, text in mine.items():
+        (tmp_path / name).write_text(text)
+    for profile in ("production", "local"):
+        assert run("--output-dir", str(tmp_path), "--profile", profile).exit_code == 0
+    found = {f.name: f.read_text() for f in sorted(tmp_path.iterdir())}
+    assert {name: found.pop(name) for name in mine} == mine
+    assert list(found.values()) == [m.text() for m in rendered("local")]
+
+
 def test_the_schema_is_json_with_nothing_twice() -> None:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len({k for k, _ in pairs}) == len(pairs)
         return dict(pairs)
 
     json.loads((CHART.folder / "values.schema.json").read_text(), object_pairs_hook=once)
+
+
+def takers(schema: Mapping[str, Any], text: str, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Paths of the values that may be this text, such as the name of a Secret."""
+    for name, child in schema.get("properties", {}).items():
+        if (
+            child.get("type") == "string"
+            and "enum" not in child
+            and re.search(child.get("pattern", ""), text)
+        ):
+            yield (*path, name)
+        yield from takers(child, text, (*path, name))
+
+
+def scalars(found: Any) -> Iterator[Any]:
+    if isinstance(found, Mapping | list):
+        for item in found.values() if isinstance(found, Mapping) else found:
+            yield from scalars(item)
+    else:
+        yield found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_text_that_looks_like_something_else_stays_a_text(case: str) -> None:
+    """A Secret may be named 123, a release true."""
+    profile, settings = CASES[case]
+
+    def other_than_texts(text: str, like: str, release: Release) -> list[Any]:
+        values = CHART.values(profile=profile, settings=settings)
+        for *path, name in takers(CHART.schema, like):
+            place = values.data
+            for key in path:
+                place = place[key]
+            if place[name]:
+                place[name] = text
+        found = [scalar for m in CHART.render(values, release) for scalar in scalars(m.object)]
+        return [scalar for scalar in found if not isinstance(scalar, str)]
+
+    assert ("auth", "existingSecret") in set(takers(CHART.schema, "123"))
+    for text, name in (("123", "on"), ("null", "true"), ("a: b # c", "off"), ("{*x", "yes")):
+        usual = other_than_texts("word", text, Release("word", "word"))
+        assert other_than_texts(text, text, Release(name, "123")) == usual

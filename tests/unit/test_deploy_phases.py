@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import pytest
 import yaml
 
 from mlflow_platform.chart import Manifest, Release, find_chart
-from mlflow_platform.deploy import external, phases, smoke
+from mlflow_platform.deploy import external, phases, preflight, smoke
 from mlflow_platform.deploy import manifests as files
 from mlflow_platform.deploy.differences import Change, Difference
+from mlflow_platform.server import bootstrap
 from tests.unit.test_chart_mlflow_platform import CASES, rendered
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -117,6 +120,13 @@ def test_secrets_that_somebody_must_bring() -> None:
     }
 
 
+def test_the_bootstraps_webhook_key_is_one_and_others_are_not() -> None:
+    made = bootstrap.content({"fernet": 32})
+    assert preflight.is_fernet_key(base64.b64encode(made.encode()).decode())
+    for key in (b"", b"nofernet", made.encode()[:-4], b"\xff" * 44, b"a" * 43):
+        assert not preflight.is_fernet_key(base64.b64encode(key).decode())
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_smoke_test_runs_as_the_servers_do_and_asks_their_service(case: str) -> None:
     found = rendered(case)
@@ -128,6 +138,9 @@ def test_the_smoke_test_runs_as_the_servers_do_and_asks_their_service(case: str)
         assert container[name] == server["containers"][0][name]
     assert pod["securityContext"] == server["securityContext"]
     assert pod["automountServiceAccountToken"] is False
+    # A quota that counts a resource refuses pods that do not name it.
+    for part, named in server["containers"][0]["resources"].items():
+        assert named.keys() <= container["resources"][part].keys()
     environment = {e["name"]: e for e in container["env"]}
     assert environment["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow.mlflow.svc:5000"
     secret = "logins" if case == "external" else "mlflow-auth"
@@ -140,6 +153,19 @@ def test_the_smoke_test_runs_as_the_servers_do_and_asks_their_service(case: str)
     }
     chosen = {name for name, selector in policies.items() if selector.items() <= labels.items()}
     assert chosen == {"mlflow-default-deny", "mlflow-smoke"}
+
+
+def test_the_smoke_test_runs_where_servers_may() -> None:
+    placed = {
+        "nodeSelector": {"pool": "ml"},
+        "tolerations": [{"key": "ml"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "high",
+    }
+    chart = find_chart()
+    values = chart.values(settings=[f"server.{name}={json.dumps(value)}" for name, value in placed.items()])
+    pod = smoke.job(chart.render(values), "mlflow")["spec"]["template"]["spec"]
+    assert {name: pod[name] for name in placed} == placed
 
 
 def test_the_smoke_test_goes_where_its_release_is() -> None:

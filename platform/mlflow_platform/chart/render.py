@@ -28,6 +28,8 @@ KIND_ORDER = (
 )  # fmt: skip
 #: Newest Kubernetes this was tried with; what `--kube-version` is by default.
 DEFAULT_KUBE_VERSION = "1.34"
+#: How every object's text begins.
+HEADING = "---\n# Source: templates/"
 #: What may name a release: the start of an RFC 1035 label, with room for suffixes in 63 characters.
 RELEASE_NAME = re.compile(r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
 #: What may name a namespace: a whole label of RFC 1123.
@@ -67,7 +69,7 @@ class Manifest:
 
     def text(self) -> str:
         """The object as a YAML document that names its template."""
-        return f"---\n# Source: templates/{self.template}\n{to_yaml(self.object)}\n"
+        return f"{HEADING}{self.template}\n{to_yaml(self.object)}\n"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Chart:
         )
         manifests = [m for name in templates.names() for m in _objects(name, templates.render(name))]
         _refuse_duplicates(manifests)
+        _refuse_variables_given_twice(manifests)
         return sorted(manifests, key=_apply_order)
 
 
@@ -215,6 +218,20 @@ def _refuse_duplicates(manifests: Sequence[Manifest]) -> None:
                 remedy=f"also by {seen[key]}",
             )
         seen[key] = f"templates/{m.template}"
+
+
+def _refuse_variables_given_twice(manifests: Sequence[Manifest]) -> None:
+    """Server-side apply refuses these, but only when it comes to the object; kubectl's own takes the last."""
+    for m in manifests:
+        pod = m.object.get("spec", {}).get("template", {}).get("spec", {})
+        for container in [*pod.get("initContainers", []), *pod.get("containers", [])]:
+            names = [one.get("name") for one in container.get("env", [])]
+            if twice := sorted({str(n) for n in names if names.count(n) > 1}):
+                raise BadInput(
+                    f"{m.kind} {m.name}: the variable {', '.join(twice)} is given twice",
+                    where=Location(f"templates/{m.template}"),
+                    remedy="leave it out of extraEnv: the chart sets it, or the list has it twice",
+                )
 
 
 def _apply_order(manifest: Manifest) -> tuple[int, str, str]:

@@ -52,7 +52,7 @@ class Values:
             )
         where = Location(f"--set {path}")
         try:
-            value = read_yaml(text)
+            value, inside = _read(text, where.file, tuple(keys))
         except yaml.YAMLError as error:
             raise BadInput(
                 "the value is not YAML",
@@ -61,7 +61,8 @@ class Values:
             ) from error
         for key in reversed(keys):
             value = {key: value}
-        self._merge(value, {tuple(keys[: i + 1]): where for i in range(len(keys))})
+        paths = {tuple(keys[: i + 1]) for i in range(len(keys))} | set(inside)
+        self._merge(value, dict.fromkeys(paths, where))
 
     def place(self, path: Sequence[str | int]) -> Location | None:
         """Where a value, or the nearest thing around it, was written."""
@@ -92,23 +93,34 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def parse(text: str, name: str) -> tuple[dict[str, Any], Places]:
     """A YAML mapping and the place of each of its values. `BadDocuments` names every duplicate key."""
-    reader = _Reader(name)
-    loader = Loader(text)
     try:
-        node = loader.get_single_node()
-        data = {} if node is None else reader.read(loader, node, ())
+        data, places = _read(text, name, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = Location(name, mark.line + 1, mark.column + 1) if mark else Location(name)
         raise BadInput(f"not YAML: {error.problem or error.context}", where=where) from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise BadInput(f"not YAML: {error}", where=Location(name)) from error
-    finally:
-        loader.dispose()
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        reader.problems.append(Problem("values must be a map of names to values", where=Location(name, 1, 1)))
+        raise BadDocuments([Problem("values must be a map of names to values", where=Location(name, 1, 1))])
+    return data, places
+
+
+def _read(text: str, name: str, path: tuple[str | int, ...]) -> tuple[Any, Places]:
+    """What a text says that stands at `path` of the values, and the places of all in it. `yaml.YAMLError` if
+    it is no YAML, `BadDocuments` with every duplicate key, `BadInput` if it contains itself."""
+    reader = _Reader(name)
+    loader = Loader(text)
+    try:
+        node = loader.get_single_node()
+        data = None if node is None else reader.read(loader, node, path)
+    except RecursionError as error:
+        reason = "nested too deeply, or an alias within what it stands for"
+        raise BadInput(reason, where=Location(name)) from error
+    finally:
+        loader.dispose()
     if reader.problems:
         raise BadDocuments(reader.problems)
     return data, reader.places

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mlflow_platform.chart import Chart, Manifest, Release, find_chart
-from mlflow_platform.chart.render import DEFAULT_KUBE_VERSION
+from mlflow_platform.chart.render import DEFAULT_KUBE_VERSION, HEADING
 from mlflow_platform.cli import output
 from mlflow_platform.errors import BadInput
 
@@ -33,7 +33,9 @@ from mlflow_platform.errors import BadInput
     "--show-only", multiple=True, metavar="TEMPLATE", help="Only objects of this template; may be repeated."
 )
 @click.option(
-    "--output-dir", type=click.Path(path_type=Path), help="Write a file an object there instead of printing."
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    help="Write a file an object there, in place of those of before.",
 )
 @click.option(
     "--kube-version", default=DEFAULT_KUBE_VERSION, show_default=True, help="Kubernetes to render for."
@@ -70,6 +72,10 @@ def render_command(
         return
     with output.using(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
+        # `kubectl apply -f` takes all there is: objects of another rendering must not be among these.
+        for old in output_dir.glob("[0-9][0-9]-*.yaml"):
+            if old.read_bytes().startswith(HEADING.encode()):
+                old.unlink()
         for number, manifest in enumerate(manifests):
             name = f"{number:02d}-{manifest.kind.lower()}-{manifest.name}.yaml"
             (output_dir / name).write_text(manifest.text(), "utf-8")

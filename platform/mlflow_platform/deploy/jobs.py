@@ -13,8 +13,16 @@ from mlflow_platform.deploy.waiting import LINES, wait
 from mlflow_platform.errors import Transient
 
 #: What the pod takes over of the servers': their place and their rights.
-_POD = ("enableServiceLinks", "securityContext", "imagePullSecrets", "nodeSelector", "tolerations")
+_POD = (
+    *("enableServiceLinks", "securityContext", "imagePullSecrets"),
+    *("nodeSelector", "tolerations", "affinity", "priorityClassName"),
+)
 _CONTAINER = ("image", "imagePullPolicy", "securityContext")
+#: As the bootstrap Job's: a quota that counts one of these refuses a pod that does not name it.
+_RESOURCES = {
+    "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "64Mi"},
+    "limits": {"memory": "256Mi", "ephemeral-storage": "256Mi"},
+}
 
 
 def job(
@@ -39,7 +47,7 @@ def job(
         **{k: copy.deepcopy(server[k]) for k in _CONTAINER},
         "command": list(command),
         "env": list(env),
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "resources": copy.deepcopy(_RESOURCES),
         "volumeMounts": [m for m in server.get("volumeMounts", []) if m["name"] in volumes],
     }
     spec = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 
 from mlflow_platform.adapters.kubernetes import Cluster
@@ -47,7 +48,7 @@ def _kinds(cluster: Cluster, manifests: Sequence[Manifest]) -> list[Problem]:
 
 
 def _secrets(cluster: Cluster, manifests: Sequence[Manifest], namespace: str) -> list[Problem]:
-    """Secrets that the values name must be there, with their keys; values are not looked at."""
+    """Secrets that the values name must be there, with their keys; of no value is anything said."""
     made = set(made_by_bootstrap(manifests))
     made |= {f"{m.name}-app" for m in manifests if m.kind == "Cluster"}  # CloudNativePG makes it
     wanted: dict[str, set[str]] = {}
@@ -65,7 +66,20 @@ def _secrets(cluster: Cluster, manifests: Sequence[Manifest], namespace: str) ->
             problems.append(Problem(f"there is no Secret {name} in namespace {namespace}", remedy))
         elif missing := sorted(set(needed) - set(found.get("data", {}))):
             problems.append(Problem(f"Secret {name} has no key {', '.join(missing)}", "add what is missing"))
+        elif "webhookKey" in needed and not is_fernet_key(found["data"]["webhookKey"]):
+            # MLflow could not even be imported with it.
+            make = "python -c 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())'"
+            problems.append(Problem(f"Secret {name}: webhookKey is no Fernet key", f"make one: {make}"))
     return problems
+
+
+def is_fernet_key(encoded: str) -> bool:
+    """Whether a Secret's value, in base64 as Kubernetes has it, is 32 bytes in URL-safe base64 (the form of
+    MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY, see cryptography.fernet)."""
+    try:
+        return len(base64.urlsafe_b64decode(base64.b64decode(encoded))) == 32
+    except ValueError:
+        return False
 
 
 def _storage(cluster: Cluster, manifests: Sequence[Manifest]) -> list[Problem]:

@@ -340,17 +340,7 @@ class Rotation:
     def _job(
         self, servers: Mapping[str, Any], command: Sequence[str], env: Sequence[Mapping[str, Any]]
     ) -> list[str]:
-        module, *arguments = command
-        wanted = jobs.job(
-            servers,
-            COMPONENT,
-            ["python", "-m", f"mlflow_platform.server.{module}", *arguments],
-            [{"name": "HOME", "value": "/tmp"}, *env],  # noqa: S108 - the pod's own
-            seconds=JOB_SECONDS,
-            volumes=("tmp", "database-ca"),
-        )
-        # Not one of the chart's objects: a deployment that runs meanwhile must not remove it as a leftover.
-        del wanted["metadata"]["labels"]["app.kubernetes.io/managed-by"]
+        wanted = job(servers, command, env)
         return jobs.run(self.cluster, wanted, timeout=JOB_SECONDS, say=self.screen.going_on)
 
     def _variable(self, what: str, name: str, key: str) -> Mapping[str, Any]:
@@ -367,6 +357,24 @@ class Rotation:
         yield
         outcome.seconds[name] = time.monotonic() - began
         self.screen.ended(name, outcome.seconds[name])
+
+
+def job(
+    servers: Mapping[str, Any], command: Sequence[str], env: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """With all volumes of the servers: variables of theirs name files there, such as a client certificate."""
+    module, *arguments = command
+    wanted = jobs.job(
+        servers,
+        COMPONENT,
+        ["python", "-m", f"mlflow_platform.server.{module}", *arguments],
+        [{"name": "HOME", "value": "/tmp"}, *env],  # noqa: S108 - the pod's own
+        seconds=JOB_SECONDS,
+        volumes=[v["name"] for v in _pod(servers)["volumes"]],
+    )
+    # Not one of the chart's objects: a deployment that runs meanwhile must not remove it as a leftover.
+    del wanted["metadata"]["labels"]["app.kubernetes.io/managed-by"]
+    return wanted
 
 
 def other_role(database: str, user: str) -> str:

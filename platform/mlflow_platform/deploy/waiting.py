@@ -123,11 +123,14 @@ def _events(cluster: Cluster, live: Mapping[str, Any]) -> list[str]:
 
 
 def _unready(cluster: Cluster, live: Mapping[str, Any]) -> list[str]:
-    """The last words of a pod that runs and never says that it is ready."""
+    """The last words of a pod that runs and never says that it is ready or, a Job's, that it is done."""
     for pod in _pods(cluster, live):
-        for container in pod.get("status", {}).get("containerStatuses", []):
-            if not container.get("ready"):
+        status = pod.get("status", {})
+        for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+            ready = container.get("ready")
+            if "running" in container.get("state", {}) and (live["kind"] == "Job" or not ready):
                 place = pod["metadata"]["namespace"], pod["metadata"]["name"], container["name"]
                 lines = cluster.log(*place, lines=LINES).splitlines()
-                return [f"pod {place[1]}, container {place[2]} is not ready", *(f"  | {x}" for x in lines)]
+                how = "goes on" if ready else "is not ready"
+                return [f"pod {place[1]}, container {place[2]} {how}", *(f"  | {x}" for x in lines)]
     return []

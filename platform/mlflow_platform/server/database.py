@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mlflow_platform.errors import BadInput, Fatal, PlatformError, Transient
+from mlflow_platform.errors import BadInput, Fatal, PlatformError, Rejected, Transient
 
 if TYPE_CHECKING:
     import psycopg
@@ -35,6 +35,9 @@ SESSION = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
+#: How long to go on when Postgres answers but refuses the password, in seconds: whoever keeps Secret and role
+#: alike may be a moment late.
+REFUSED_PATIENCE = 30.0
 #: SQLSTATEs after which the same migration may succeed: lock_not_available, deadlock_detected, and the
 #: server going away (Postgres, appendix A, class 57P).
 PASSING = ("55P03", "40P01", "57P01", "57P02", "57P03")
@@ -44,11 +47,12 @@ PASSING = ("55P03", "40P01", "57P01", "57P02", "57P03")
 def connected(deadline: float) -> Iterator[psycopg.Connection[Any]]:
     """A connection in autocommit mode. Tries each second, because a first boot takes its time.
 
-    `Transient` if there is none by the deadline, or if it breaks within the block.
+    `Transient` if there is none by the deadline, or if it breaks within the block; `Rejected` if the password
+    is not that of the role.
     """
     import psycopg
 
-    said = ""
+    said, refused = "", 0.0
     while True:
         try:
             connection = psycopg.connect(
@@ -57,7 +61,15 @@ def connected(deadline: float) -> Iterator[psycopg.Connection[Any]]:
             break
         except psycopg.OperationalError as error:
             reason = str(error).strip().splitlines()[-1]
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            # libpq gives no SQLSTATE of a connection that failed, so the words count (auth.c, auth_failed).
+            refused = (refused or now) if "password authentication failed" in reason else 0.0
+            if refused and now - refused >= REFUSED_PATIENCE:
+                raise Rejected(
+                    f"Postgres refuses the login: {reason}",
+                    remedy="the Secret holds another password than the database: put back that of before",
+                ) from error
+            if now > deadline:
                 raise Transient(
                     f"no connection to Postgres: {reason}", remedy="check PGHOST, the login and the network"
                 ) from error

@@ -2,7 +2,7 @@
 
 `mlflow server` is two processes: one reads options, then starts uvicorn as another, and stays, with all of
 MLflow in its memory a second time. It would also start the job runner, which the platform has in one place
-only (chart: jobs.yaml.j2). So what it does is done here: MLflow's public variables become the private ones
+only (chart: server.yaml.j2). So what it does is done here: MLflow's public variables become the private ones
 that its application reads, its stores are opened, and this process becomes uvicorn.
 
 Arguments are uvicorn's own, after those of the variable MLFLOW_UVICORN_OPTS. Where a variable is missing or
