@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,20 +113,24 @@ class Site:
         self.api = MlflowApi(at.tracking_uri, at.username, at.password)
 
     def start(
-        self, *arguments: str, module: str = "mlflow_platform.cli", interval: float = INTERVAL
+        self,
+        *arguments: str,
+        module: str = "mlflow_platform.cli",
+        interval: float = INTERVAL,
+        options: Sequence[str] = (),
     ) -> Process:
         log = self.folder / f"operator-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", module, *arguments, "operator", "run"]
         command += ["--kubeconfig", str(self.control_plane.kubeconfig), "--namespace", OPS]
-        command += ["--interval", str(interval), "--port", "0"]
+        command += ["--interval", str(interval), "--port", "0", *options]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
         return Process(process, log)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Process]:
+    def running(self, *options: str) -> Iterator[Process]:
         """An operator that leads; ended in every case."""
-        started = self.start()
+        started = self.start(options=options)
         try:
             eventually(lambda: started.leading, "leading")
             yield started

@@ -210,7 +210,12 @@ def test_a_server_that_is_not_there_and_a_document_that_is_let_go(site: Site, op
     )
     site.gone("Experiment", "lost")
     assert site.experiment("lost")["lifecycle_stage"] == "active"
+    round_ = ("last_round_timestamp_seconds", 'server="nowhere"')
+    assert operator.metric(*round_) > 0
     site.delete("TrackingServer", "nowhere", "")
+    eventually(
+        lambda: operator.metric(*round_) == 0, "its last round is not told any more, else it would age"
+    )
 
 
 def test_the_brake_stops_a_plan_until_its_hash_is_allowed(site: Site, operator: Process) -> None:

@@ -163,12 +163,13 @@ class Cluster:
         made: Mapping[str, Any] = self._json("POST", path, query=query, body=wanted)
         return made
 
-    def replace(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    def replace(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Mapping[str, Any]:
         """Put the object in the place of the one of the same resourceVersion; the code 409 where that has
         changed."""
         meta = wanted["metadata"]
         path = self._path(wanted["apiVersion"], wanted["kind"], meta.get("namespace", ""), meta["name"])
-        found: Mapping[str, Any] = self._json("PUT", path, query={"fieldManager": FIELD_MANAGER}, body=wanted)
+        query = {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry_run else {})}
+        found: Mapping[str, Any] = self._json("PUT", path, query=query, body=wanted)
         return found
 
     def patch(

@@ -32,6 +32,8 @@ def undeploy(
     if pods:
         _gone(cluster, release, chart, deadline)
     if operated:
+        # What the operator has made again while it was being deleted.
+        _delete(cluster, [f for f in existing(cluster, release, chart) if f["kind"] == "CronJob"], deadline)
         _release(cluster)
     # Last, so that no pod ever runs without the rules that fence it in.
     _delete(cluster, [f for f in found if f["kind"] == "NetworkPolicy"], deadline)

@@ -27,6 +27,8 @@ from mlflow_platform.operator.entries import Entry
 from mlflow_platform.operator.metrics import Metrics
 from mlflow_platform.operator.publishing import Publisher
 from mlflow_platform.operator.reconciling import Ended, Reconciler, Site
+from mlflow_platform.operator.schedules import SCHEDULED, JobTemplate
+from mlflow_platform.operator.scheduling import ScheduleLoop
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class Settings:
     port: int = 8080
     default_server: Path | None = None
     """A TrackingServer document that is created if there is none of its name."""
+    job_template: Path | None = None
+    """What the chart says of the jobs that carry documents out; without it there are none."""
     timing: Timing = field(default_factory=Timing)
 
 
@@ -169,7 +173,9 @@ class Operator:
         self._reader = self._connect()
         self._cache = Cache(self._reader, self.metrics)
         self._elector = Elector(self._connect(), settings.namespace, LEASE, self.identity, settings.timing)
+        self._template = JobTemplate.read(settings.job_template) if settings.job_template else None
         self._loops: dict[str, ServerLoop] = {}
+        self._schedules: ScheduleLoop | None = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
         """Set where a tracking server may have come that has no loop yet."""
@@ -213,6 +219,18 @@ class Operator:
         ended = threading.Event()
         threading.Thread(target=publisher.send_events, args=(ended,), name="events", daemon=True).start()
         default_done = self.settings.default_server is None
+        schedules = ScheduleLoop(
+            writer,
+            self._cache,
+            publisher,
+            term,
+            self.metrics,
+            namespace=self.settings.namespace,
+            template=self._template,
+            interval=self.settings.interval,
+        )
+        self._schedules = schedules
+        schedules.start()
         try:
             while not term.over and not self.stopping.is_set():
                 default_done = default_done or self._make_default(writer)
@@ -228,8 +246,10 @@ class Operator:
             ended.set()
             with self._lock:
                 loops, self._loops = self._loops, {}
-            for loop in loops.values():
-                loop.join(timeout=5.0)  # one that hangs in a request can send no other: its term is over
+                self._schedules = None
+            threads: list[threading.Thread] = [*loops.values(), schedules]
+            for thread in threads:
+                thread.join(timeout=5.0)  # one that hangs in a request can send no other: its term is over
 
     def _changed(self, before: Entry | None, after: Entry | None) -> None:
         entry = after or before
@@ -237,6 +257,11 @@ class Operator:
             return
         with self._lock:
             loop = self._loops.get(entry.name if entry.kind == "TrackingServer" else entry.server)
+            schedules = self._schedules
+        if schedules is not None and entry.kind in ("TrackingServer", *SCHEDULED):
+            schedules.wake()
+        if entry.kind in SCHEDULED:
+            return
         if loop is None:
             self._wake.set()
         elif entry.kind == "TrackingServer":

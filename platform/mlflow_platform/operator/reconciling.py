@@ -321,6 +321,8 @@ class Reconciler:
         return Ended(well=False)
 
     def _without_server(self, entries: list[Entry]) -> Ended:
+        for name in ("last_round_timestamp_seconds", "round_seconds"):
+            self._site.metrics.forget(name, server=self.name)  # else it would age for ever
         what = f"there is no TrackingServer {self.name!r}"
         self._put_off(entries, Outcome(Reason.SERVER_NOT_FOUND, f"{what}. Make one, or correct spec.server"))
         return Ended()

@@ -69,6 +69,8 @@ class Engine:
     say: Callable[[str], None] = lambda _: None
     progress: Callable[[int, int], None] = lambda _done, _all: None
     step: Callable[[str], None] = lambda _: None
+    patience: float = 30.0
+    """How long to wait for a migration, a backup or another run that is at work, in seconds."""
     _seen: dict[str, choose.Seen] = field(default_factory=dict)
 
     def plan(self, policies: Sequence[RetentionPolicy], *, sizes: bool = True) -> Report:
@@ -126,7 +128,9 @@ class Engine:
     ) -> None:
         with ExitStack() as until:
             guard = until.enter_context(
-                exclusive(self.database, waiting=lambda: self.say("waiting for the lock"))
+                exclusive(
+                    self.database, patience=self.patience, waiting=lambda: self.say("waiting for the lock")
+                )
             )
             timeout = max((seconds(p.spec.statementTimeout) for p in policies), default=600)
             connection = self.database.connect(autocommit=True, statement_timeout=timeout)
