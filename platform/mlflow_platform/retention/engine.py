@@ -6,7 +6,6 @@ journal with the places of its objects.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import random
 import time
@@ -18,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 from mlflow_platform.adapters.postgres import Database, exclusive, lost, translated
 from mlflow_platform.errors import BadInput, BrakeStopped, PlatformError
 from mlflow_platform.model.retention_policy import RetentionPolicy, seconds
-from mlflow_platform.retention import choose, journal, rules
+from mlflow_platform.retention import choose, journal
 from mlflow_platform.retention.drain import Drain
 from mlflow_platform.retention.journal import Installation
 from mlflow_platform.retention.objects import measure
-from mlflow_platform.retention.pace import Pace
-from mlflow_platform.retention.purge import Batch, Item, Purger
+from mlflow_platform.retention.pace import Closed, paced
+from mlflow_platform.retention.purge import Purger
 from mlflow_platform.retention.report import Report
 from mlflow_platform.retention.roots import Place, Roots, claim
 from mlflow_platform.retention.sweep import sweep
+from mlflow_platform.retention.transaction import Batch, Item
 from mlflow_platform.server.schemas import build_indexes
 
 if TYPE_CHECKING:
@@ -49,10 +49,6 @@ _WORK = (
 _ATTEMPTS = 6
 #: Deleted share of a table, and rows, from which on it is vacuumed; autovacuum sees to the small ones.
 _VACUUM_SHARE, _VACUUM_ROWS = 0.1, 10_000
-
-
-class Closed(Exception):
-    """The window of a policy has closed."""
 
 
 @dataclass
@@ -149,7 +145,7 @@ class Engine:
                 self._brake(connection, policies, report, allowed)
             drain = Drain(connection, installation, self.roots, report, self.step, self._names())
             try:
-                with self._paced(policies) as wait:
+                with paced(policies, self.ask) as wait:
                     with _timed(report, "rows"):
                         for policy in policies:
                             self._carry_out(connection, installation, policy, report, wait)
@@ -346,43 +342,8 @@ class Engine:
                 guard.execute(f"vacuum (analyze, truncate false) public.{table}")
                 report.notes.append(f"vacuumed {table}: the room of {deleted:,} rows is reusable, not freed")
 
-    def _paced(self, policies: Sequence[RetentionPolicy]) -> _Waiting:
-        factors = [p.spec.maxP99Factor for p in policies if p.spec.maxP99Factor is not None]
-        if not factors:
-            return _Waiting(policies, None)
-        if self.ask is None:
-            raise BadInput(
-                "a policy says maxP99Factor, and no tracking server is given to measure",
-                remedy="give its address with MLFLOW_TRACKING_URI, or leave maxP99Factor out",
-            )
-        return _Waiting(policies, Pace(self.ask, min(factors)))
-
     def _names(self) -> dict[int, str]:
         return {i: name for seen in self._seen.values() for i, name in seen.names.items()}
-
-
-@dataclass
-class _Waiting:
-    """`with` gives the function to call before each batch; it raises `Closed` outside of a window."""
-
-    policies: Sequence[RetentionPolicy]
-    pace: Pace | None
-
-    def __enter__(self) -> Callable[[], None]:
-        if self.pace:
-            self.pace.__enter__()
-        return self._wait
-
-    def __exit__(self, *error: Any) -> None:
-        if self.pace:
-            self.pace.__exit__(*error)
-
-    def _wait(self) -> None:
-        for policy in self.policies:
-            if not rules.open_at(policy.spec.window, _minute()):
-                raise Closed(f"the window of {policy.metadata.name} is closed; the next run goes on")
-        if self.pace:
-            self.pace.wait()
 
 
 @contextmanager
@@ -392,11 +353,6 @@ def _timed(report: Report, phase: str) -> Iterator[None]:
         yield
     finally:
         report.seconds[phase] = report.seconds.get(phase, 0.0) + time.monotonic() - began
-
-
-def _minute() -> int:
-    moment = datetime.datetime.now(datetime.UTC)
-    return moment.hour * 60 + moment.minute
 
 
 def _json(report: Report) -> str:

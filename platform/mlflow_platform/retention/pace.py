@@ -1,17 +1,55 @@
-"""How fast deleting may go: the server's p99 is measured beside it, and batches wait while it is too high."""
+"""When and how fast deleting may go: within the windows of the policies, and as the server's p99 allows,
+which is measured beside it."""
 
 from __future__ import annotations
 
+import datetime
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
+
+from mlflow_platform.errors import BadInput
+from mlflow_platform.model.retention_policy import RetentionPolicy
+from mlflow_platform.retention import rules
 
 #: Answers that make up one p99, and seconds between two questions.
 _SAMPLES, _EVERY = 100, 0.02
 _SHORTEST, _LONGEST = 0.02, 5.0
+
+
+class Closed(Exception):
+    """The window of a policy has closed."""
+
+
+@contextmanager
+def paced(
+    policies: Sequence[RetentionPolicy], ask: Callable[[], None] | None
+) -> Iterator[Callable[[], None]]:
+    """Gives the function to call before each batch: it waits as long as it must, and raises `Closed` outside
+    of a policy's window. `ask` sends one light request to the server; `BadInput` where a policy needs it and
+    there is none."""
+    factors = [p.spec.maxP99Factor for p in policies if p.spec.maxP99Factor is not None]
+    if factors and ask is None:
+        raise BadInput(
+            "a policy says maxP99Factor, and no tracking server is given to measure",
+            remedy="give its address with MLFLOW_TRACKING_URI, or leave maxP99Factor out",
+        )
+    with ExitStack() as until:
+        pace = until.enter_context(Pace(ask, min(factors))) if factors and ask else None
+
+        def wait() -> None:
+            moment = datetime.datetime.now(datetime.UTC)
+            for policy in policies:
+                if not rules.open_at(policy.spec.window, moment.hour * 60 + moment.minute):
+                    raise Closed(f"the window of {policy.metadata.name} is closed; the next run goes on")
+            if pace:
+                pace.wait()
+
+        yield wait
 
 
 class Pace:
