@@ -207,8 +207,12 @@ class World:
         return int(now - days * DAY)
 
     def counts(self) -> dict[str, int]:
-        """Rows of every table of MLflow's."""
-        tables = self.sql.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
+        """Rows of every table of the database but the journal's."""
+        tables = self.sql.execute(
+            "select case table_schema when 'public' then '' else table_schema || '.' end || table_name from"
+            " information_schema.tables where table_type = 'BASE TABLE'"
+            " and table_schema not in ('mlplatform', 'information_schema', 'pg_catalog')"
+        ).fetchall()
         return {t: self.one(f"select count(*) from {t}") for (t,) in sorted(tables)}
 
     def age_quarantine(self) -> None:

@@ -7,7 +7,6 @@ journal with the places of its objects.
 from __future__ import annotations
 
 import hashlib
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,26 +25,13 @@ from mlflow_platform.retention.purge import Purger
 from mlflow_platform.retention.report import Report
 from mlflow_platform.retention.roots import Place, Roots, claim
 from mlflow_platform.retention.sweep import sweep
-from mlflow_platform.retention.transaction import Batch, Item
+from mlflow_platform.retention.work import Work
 from mlflow_platform.server.schemas import build_indexes
 
 if TYPE_CHECKING:
     import psycopg
 
-#: Seconds that one transaction should take: registering a model version waits for it.
-_TARGET = 1.0
-_FIRST_BATCH, _LARGEST_BATCH = 200, 2000
-#: What is done in this order; experiments last, when nothing is in them any more.
-_WORK = (
-    ("run", "quarantine"),
-    ("logged model", "quarantine"),
-    ("version", "quarantine"),
-    ("trace", "purge"),
-    ("run", "purge"),
-    ("logged model", "purge"),
-    ("version", "purge"),
-    ("experiment", "purge"),
-)
+#: Times that a run begins again after a lost connection.
 _ATTEMPTS = 6
 #: Deleted share of a table, and rows, from which on it is vacuumed; autovacuum sees to the small ones.
 _VACUUM_SHARE, _VACUUM_ROWS = 0.1, 10_000
@@ -148,7 +134,8 @@ class Engine:
                 with paced(policies, self.ask) as wait:
                     with _timed(report, "rows"):
                         for policy in policies:
-                            self._carry_out(connection, installation, policy, report, wait)
+                            purger = Purger(connection, installation, self.roots, policy, self.step)
+                            Work(purger, report, self._names(), wait, self.progress).carry_out()
                     self.say("deleting objects")
                     with _timed(report, "objects"):
                         drain.objects(wait)
@@ -224,78 +211,6 @@ class Engine:
                     remedy="look at `mlplatform retention plan`; if it is meant, pass "
                     f"--allow-destructive {report.hash}, or raise spec.brake.maxPercent",
                 )
-
-    def _carry_out(
-        self,
-        connection: psycopg.Connection[Any],
-        installation: Installation,
-        policy: RetentionPolicy,
-        report: Report,
-        wait: Callable[[], None],
-    ) -> None:
-        purger = Purger(connection, installation, self.roots, policy, self.step)
-        total = "select count(*) from pg_temp.chosen where policy = %s"
-        row = connection.execute(total, (policy.metadata.name,)).fetchone()
-        done, whole = 0, row[0] if row else 0
-        for kind, action in _WORK:
-            size, last = _FIRST_BATCH, ""
-            while items := self._next(connection, policy, kind, action, last, size):
-                wait()
-                began = time.monotonic()
-                batch = self._tried(purger, kind, action, items, report)
-                if batch is None:  # too much for one statement
-                    size = max(1, len(items) // 2)
-                    if len(items) == 1:
-                        last = items[-1].id
-                    continue
-                last = items[-1].id
-                took = max(0.01, time.monotonic() - began)
-                size = int(min(_LARGEST_BATCH, 2 * size, max(1, size * _TARGET / took)))
-                self._count(report, kind, action, batch)
-                done += len(items)
-                self.progress(done, whole)
-
-    def _next(
-        self,
-        connection: psycopg.Connection[Any],
-        policy: RetentionPolicy,
-        kind: str,
-        action: str,
-        last: str,
-        size: int,
-    ) -> list[Item]:
-        rows = connection.execute(
-            "select id, experiment_id, rule, stamp from pg_temp.chosen where kind = %s and id > %s"
-            " and policy = %s and action = %s order by id limit %s",
-            (kind, last, policy.metadata.name, action, size),
-        )
-        return [Item(*row) for row in rows]
-
-    def _tried(
-        self, purger: Purger, kind: str, action: str, items: Sequence[Item], report: Report
-    ) -> Batch | None:
-        """One batch, tried again where somebody else's locks were in the way; None where it took too long."""
-        from psycopg import errors
-
-        for attempt in range(_ATTEMPTS):
-            try:
-                return purger.carry_out(kind, action, items)
-            except (errors.DeadlockDetected, errors.LockNotAvailable) as error:
-                reason = str(error).splitlines()[0]
-                time.sleep(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311 - no secret
-            except errors.QueryCanceled:
-                if len(items) == 1:
-                    report.problems.append(f"{kind} {items[0].id}: needs longer than spec.statementTimeout")
-                return None
-        report.problems.append(f"{len(items)} {kind}s from {items[0].id} on: {reason}")
-        return Batch()
-
-    def _count(self, report: Report, kind: str, action: str, batch: Batch) -> None:
-        for item in batch.done:
-            share = report.share(item.experiment, self._names())
-            (share.quarantined if action == "quarantine" else share.purged)[kind] += 1
-        report.kept.update(batch.kept)
-        report.rows.update(batch.rows)
 
     def _sweep(
         self,
