@@ -1,4 +1,4 @@
-"""What a policy has chosen is carried out: in batches that take about a second, a deleted experiment whole."""
+"""What a policy has chosen is carried out: in batches of about a second; a deleted experiment whole."""
 
 from __future__ import annotations
 
