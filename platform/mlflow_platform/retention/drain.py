@@ -186,6 +186,8 @@ class Drain:
         return int(row[0]) if row else 0
 
     def _problem(self, text: str) -> None:
+        if text in self.report.problems:  # what is pending is tried twice in a run
+            return
         if len(self.report.problems) < _MOST_PROBLEMS:
             self.report.problems.append(text)
         elif len(self.report.problems) == _MOST_PROBLEMS:
