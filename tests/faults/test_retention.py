@@ -189,9 +189,8 @@ def _prefix(world: World) -> str:
 
 def deleted_experiment(world: World) -> dict[str, list[str]]:
     """A new experiment with two runs, a logged model and a trace, deleted; its things, as keys hold them."""
-    world.experiment = world.call("experiments/create", name=f"{world.name}-{time.time_ns()}")[
-        "experiment_id"
-    ]
+    name = f"{_prefix(world)}-{time.time_ns()}"
+    world.experiment = world.call("experiments/create", name=name)["experiment_id"]
     runs = [world.run(age=1) for _ in range(2)]
     found = {"runs": runs, "models": [world.logged_model(runs[0])], "traces": [world.trace(age=1)]}
     world.call("experiments/delete", experiment_id=world.experiment)
