@@ -27,7 +27,7 @@ from mlflow_platform.retention.report import Report
 from mlflow_platform.retention.roots import Roots
 from tests.bench.fill import Filler
 from tests.faults import proxy
-from tests.retention.conftest import World, make_world
+from tests.retention.conftest import World, make_world, random_id
 
 RULES = {
     "runs": {"olderThan": "90d", "softDeletedFor": "0s"},
@@ -228,6 +228,37 @@ def test_killed_while_an_experiment_goes(
         assert not world.retain(rules=WHOLE, selector=selected).problems
         assert [world.stage(run) for run in found["runs"]] == ["active", "active"]
         assert (world.counts(), world.objects()) == (whole, objects)
+
+
+@sweep
+def test_killed_while_versions_and_orphans_go(
+    world: World, dying: Dying, subtests: pytest.Subtests, every: bool
+) -> None:
+    """The next run finishes it; what is not chosen stays."""
+    model, kept = f"model-{world.experiment}", world.run(age=1)
+    rules = {"modelVersions": {"models": [model], "keepLast": 1}, "orphans": {}}
+    world.version(model, "s3://elsewhere/0")
+
+    def prepare() -> None:
+        world.version(model, "s3://elsewhere/1", tags=[{"key": "a", "value": "b"}])
+        world.retain(rules=rules)
+        world.age_quarantine()
+        for one in (random_id(world.sql), f"models/m-{random_id(world.sql)}"):
+            world.put(f"mlflow-artifacts:/{world.experiment}/{one}/artifacts", "a")
+
+    prepare()
+    steps = dying.run(world, 0, rules)["steps"]
+    assert {"purge version: committed", "orphans: committed"} <= set(steps)
+    for point in points(steps, every=every):
+        with subtests.test(point=point, step=steps[point - 1]):
+            prepare()
+            assert dying.run(world, point, rules)["code"] == -signal.SIGKILL
+            assert dying.run(world, 0, rules)["code"] == 0
+            assert world.one("select count(*) from model_versions where name = %s", model) == 1
+            tags = "select count(*) from model_version_tags where name = %s"
+            assert world.one(tags, model) == 1
+            assert world.objects() == world.objects(kept)
+            assert len(world.objects(kept)) == 2
 
 
 def test_an_experiment_stays_whole_when_a_version_comes_first(world: World) -> None:

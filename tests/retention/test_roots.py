@@ -15,7 +15,7 @@ from mlflow_platform.errors import BadInput
 from mlflow_platform.retention.engine import Engine
 from mlflow_platform.retention.objects import empty, walk
 from mlflow_platform.retention.roots import MARKER, Place, Roots
-from tests.retention.conftest import World, random_id
+from tests.retention.conftest import Later, World, random_id
 
 DELETED = {"runs": {"softDeletedFor": "0s"}}
 
@@ -192,15 +192,6 @@ def test_a_local_folder_as_root(world: World, tmp_path: Path) -> None:
     assert (outside / "precious").exists()
     with pytest.raises(BadInput, match="no such folder"):
         FileStore(str(tmp_path / "nowhere"))
-
-
-class Later(S3Store):
-    """The stack's store, some days from now."""
-
-    days = 8
-
-    def now(self) -> datetime.datetime:
-        return super().now() + datetime.timedelta(days=self.days)
 
 
 def test_orphans(world: World) -> None:
