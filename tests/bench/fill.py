@@ -14,7 +14,6 @@ from itertools import islice
 from urllib.parse import urlsplit
 
 _CONNECTIONS, _TOGETHER = 8, 100
-BODY = b"x" * 100
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,10 @@ class Filler:
     access_key: str
     secret_key: str
     region: str = "us-east-1"
+    body: bytes = b"x" * 100
 
     def put(self, keys: Iterable[str]) -> None:
-        """An object of 100 bytes for each of these keys, which need no escaping."""
+        """An object for each of these keys, which need no escaping."""
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             # So many at once: the keys of a million objects are not all in memory.
             for some in _batched(keys, 20 * _TOGETHER * _CONNECTIONS):
@@ -53,7 +53,7 @@ class Filler:
     def _request(self, key: str, host: str, moment: datetime.datetime) -> bytes:
         """A signed PUT (AWS Signature Version 4, `Authorization` header)."""
         at, day = f"{moment:%Y%m%dT%H%M%SZ}", f"{moment:%Y%m%d}"
-        path, digest = f"/{self.bucket}/{key}", hashlib.sha256(BODY).hexdigest()
+        path, digest = f"/{self.bucket}/{key}", hashlib.sha256(self.body).hexdigest()
         names = "host;x-amz-content-sha256;x-amz-date"
         canonical = (
             f"PUT\n{path}\n\nhost:{host}\nx-amz-content-sha256:{digest}\nx-amz-date:{at}\n\n{names}\n{digest}"
@@ -67,8 +67,8 @@ class Filler:
         return (
             f"PUT {path} HTTP/1.1\r\nHost: {host}\r\nx-amz-content-sha256: {digest}\r\nx-amz-date: {at}\r\n"
             f"Authorization: AWS4-HMAC-SHA256 Credential={self.access_key}/{scope},"
-            f"SignedHeaders={names},Signature={signature}\r\nContent-Length: {len(BODY)}\r\n\r\n"
-        ).encode() + BODY
+            f"SignedHeaders={names},Signature={signature}\r\nContent-Length: {len(self.body)}\r\n\r\n"
+        ).encode() + self.body
 
 
 def _batched(keys: Iterable[str], count: int) -> Iterator[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -34,8 +35,9 @@ class Data:
         )
         return int(row[0])
 
-    def runs(self, name: str, count: int, *, objects: int, metrics: int) -> list[str]:
-        """Ids of new, deleted runs; each has so many objects and metric rows, 10 params, 5 tags."""
+    def runs(self, name: str, count: int, *, objects: int, metrics: int, empty: bool = False) -> list[str]:
+        """Ids of new, deleted runs; each has so many objects and metric rows, 10 params, 5 tags. `empty`:
+        objects without content, which a store makes sooner."""
         experiment = self.experiment(name)
         self.sql.execute("drop table if exists made")
         self.sql.execute(
@@ -59,7 +61,8 @@ class Data:
             self.sql.execute(f"insert into {table} {query}", {"e": experiment, "m": metrics})
         self.sql.execute("analyze")
         ids = [row[0] for row in self.sql.execute("select id from made")]
-        self.put(key for run in ids for key in keys(f"{experiment}/{run}", objects))
+        fill = replace(self._fill, body=b"") if empty else self._fill
+        fill.put(key for run in ids for key in keys(f"{experiment}/{run}", objects))
         return ids
 
     def put(self, named: Iterable[str]) -> None:
