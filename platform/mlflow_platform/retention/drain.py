@@ -36,7 +36,7 @@ class Drain:
     step: Callable[[str], None]
     names: dict[int, str]
 
-    def objects(self, pause: Callable[[], None] = lambda: None) -> None:
+    def objects(self, pause: Callable[[], bool] = lambda: False) -> None:
         """Delete the objects of every pending entry, root by root. Entries with problems stay pending."""
         self.connection.execute(
             f"update mlplatform.purged set {_EMPTY} where state = 'pending' and root is null",

@@ -39,7 +39,7 @@ class Work:
     purger: Purger
     report: Report
     names: dict[int, str]
-    wait: Callable[[], None]
+    wait: Callable[[], bool]
     progress: Callable[[int, int], None] = lambda _done, _all: None
 
     @property
