@@ -1,0 +1,98 @@
+"""Proxies between the operator and its servers: watches that never deliver, and throttling."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.operator.between import SILENCE, Disturb, Proxy, Refusal, by_way_of
+from tests.operator.load import Load
+from tests.operator.running import OPS, Site, experiment
+
+COUNT = 30
+#: In whole seconds, as the header has it.
+RETRY_AFTER = 2
+THROTTLED = Refusal(
+    429,
+    {"retry-after": str(RETRY_AFTER)},
+    b'{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slow down"}',
+)
+
+Start = Callable[[str, Disturb], Proxy]
+
+
+@pytest.fixture
+def proxied(site: Site) -> Iterator[Start]:
+    """Start a proxy in front of an address."""
+    proxies: list[Proxy] = []
+
+    def start(upstream: str, disturb: Disturb) -> Proxy:
+        authority = site.cluster.client.configuration.ssl_ca_cert if upstream.startswith("https") else None
+        proxies.append(Proxy(upstream, disturb, authority))
+        return proxies[-1]
+
+    yield start
+    for proxy in proxies:
+        proxy.close()
+    site.forget_leader()
+
+
+def every(count: int, refused: Callable[[str, str], bool]) -> Disturb:
+    """Throttle every so many of those requests."""
+    numbers, lock = itertools.count(1), threading.Lock()
+
+    def disturb(method: str, target: str) -> Refusal | None:
+        if not refused(method, target):
+            return None
+        with lock:
+            return THROTTLED if next(numbers) % count == 0 else None
+
+    return disturb
+
+
+def test_watches_that_never_deliver(site: Site, proxied: Start, tmp_path: Path) -> None:
+    proxy = proxied(site.cluster.address, lambda _, target: SILENCE if "watch=true" in target else None)
+    with by_way_of(site, proxy.address, tmp_path).running():
+        site.apply(experiment("unseen", deletionPolicy="Delete", tags={"a": "1"}))
+        site.reach("Experiment", "unseen", "Synced")
+        site.apply(experiment("unseen", deletionPolicy="Delete", tags={"a": "2"}))
+        site.reach("Experiment", "unseen", "Synced")
+        assert site.experiment("unseen")["tags"]["a"] == "2"
+        site.delete("Experiment", "unseen")
+        site.gone("Experiment", "unseen")
+        assert site.experiment("unseen")["lifecycle_stage"] == "deleted"
+    assert any("/experiments?watch=true" in target for _, _, target, _ in proxy.seen)
+
+
+def test_a_throttling_api_server(site: Site, proxied: Start, tmp_path: Path) -> None:
+    """Every fifth request is refused, the Lease's too; what is refused is asked again when it may be."""
+    proxy = proxied(site.cluster.address, every(5, lambda _, target: "watch=true" not in target))
+    load = Load(site, "slow-api", COUNT)
+    with by_way_of(site, proxy.address, tmp_path).running() as operator, load.being_applied():
+        load.converges()
+        assert operator.process.poll() is None
+    patches = [(when, target, status) for when, method, target, status in proxy.seen if method == "PATCH"]
+    refused = [(when, target) for when, target, status in patches if status == 429]
+    assert refused
+    for when, target in refused:
+        again = min((w for w, t, _ in patches if t == target and w > when), default=None)
+        assert again is None or again - when >= RETRY_AFTER, target
+
+
+def test_a_throttling_mlflow(site: Site, proxied: Start) -> None:
+    uri = site.stack.endpoints().tracking_uri
+    proxy = proxied(uri, every(5, lambda _, __: True))
+    site.server("throttling", trackingUri=proxy.address)
+    load = Load(site, "slow-mlflow", COUNT, server="throttling")
+    try:
+        with site.running(), load.being_applied():
+            load.converges()
+    finally:
+        for one in load.documents():
+            site.delete(one["kind"], one["metadata"]["name"], OPS)
+        site.delete("TrackingServer", "throttling", "")
+    assert sum(status == 429 for _, _, _, status in proxy.seen) > COUNT // 5
