@@ -10,7 +10,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from mlflow_platform.operator.election import Elector, NotLeading, Term, Timing,
 from mlflow_platform.operator.entries import Entry
 from mlflow_platform.operator.metrics import Metrics
 from mlflow_platform.operator.publishing import Publisher
-from mlflow_platform.operator.reconciling import Ended, Reconciler, Site
+from mlflow_platform.operator.reconciling import Reconciler
+from mlflow_platform.operator.rounds import Ended, Site
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ LEASE = "mlplatform-operator"
 _PATIENCE = 5.0
 #: Changes that come close together are planned together: `kubectl apply` of a folder sends them one by one.
 _GATHER_SECONDS = 0.05
+#: So many changed documents are looked after while a full round looks at the whole server.
+_FEW = 20
 #: First and longest pause before a document, or a server, that failed is tried again, in seconds.
 _FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0
 #: Not ready when the API server has not answered for this long, in seconds.
@@ -93,20 +97,70 @@ class ServerLoop(threading.Thread):
                 return
             if not full and not origins:
                 continue
-            scope, result = "full" if full else "scoped", "failed"
-            ended = Ended(well=False)
             try:
-                ended = self._reconciler.full() if full else self._reconciler.scoped(origins)
-                result = "ok" if ended.well else "failed"
+                ended = self._full() if full else self._scoped(origins)
             except NotLeading:
                 return
-            except PlatformError as error:
-                log.warning("tracking server %s: %s", self._reconciler.name, error)
-            except Exception:
-                # A fault of ours in one round must not end the loop for ever; it is seen in log and metric.
-                log.exception("tracking server %s: a %s round failed", self._reconciler.name, scope)
-            self._metrics.add("rounds_total", server=self._reconciler.name, scope=scope, result=result)
             self._plan_ahead(full, origins, ended)
+
+    def _round(self, scope: str, round_: Callable[[], Ended]) -> Ended:
+        """One round, or its second half. Raises `NotLeading`; what else goes wrong is told."""
+        ended = Ended(well=False)
+        try:
+            ended = round_()
+        except NotLeading:
+            raise
+        except PlatformError as error:
+            log.warning("tracking server %s: %s", self._reconciler.name, error)
+        except Exception:
+            # A fault of ours in one round must not end the loop for ever; it is seen in log and metric.
+            log.exception("tracking server %s: a %s round failed", self._reconciler.name, scope)
+        result = "ok" if ended.well else "failed"
+        self._metrics.add("rounds_total", server=self._reconciler.name, scope=scope, result=result)
+        return ended
+
+    def _scoped(self, origins: set[str]) -> Ended:
+        return self._round("scoped", lambda: self._reconciler.scoped(origins))
+
+    def _full(self) -> Ended:
+        """A full round. While it lists thousands of objects, a few documents that change need not wait."""
+        again: set[str] = set()
+        wrote = False
+        with ThreadPoolExecutor(1, "look") as pool:
+            looking = pool.submit(self._reconciler.look)
+            looking.add_done_callback(lambda _: self._wake())
+            while not looking.done():
+                origins = self._changed_meanwhile(looking)
+                if not origins:
+                    continue
+                done = self._scoped(origins)
+                again = (again - origins) | (done.again if done.well else origins)
+                wrote |= done.wrote
+                if not done.well:
+                    break
+        ended = self._round("full", lambda: looking.result()())
+        ended.again |= again
+        ended.wrote |= wrote
+        return ended
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def _changed_meanwhile(self, looking: Future[Callable[[], Ended]]) -> set[str]:
+        """Wait until a few documents have changed, or the look has ended; those documents. Many are left for
+        when it has: to look for them all would take as long."""
+        with self._changed:
+            waiting = self._failures or not self._reconciler.connected or not 0 < len(self._dirty) <= _FEW
+            if waiting and not looking.done():
+                self._changed.wait(1.0)
+                return set()
+            if looking.done():
+                return set()
+        time.sleep(_GATHER_SECONDS)
+        with self._changed:
+            found, self._dirty = self._dirty, set()
+        return found
 
     def _due(self) -> tuple[bool, set[str]]:
         """Wait for work: whether a full round is due, and else which documents."""
