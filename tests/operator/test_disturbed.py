@@ -15,7 +15,7 @@ from tests.operator.running import OPS, Site, experiment
 
 COUNT = 30
 #: In whole seconds, as the header has it.
-RETRY_AFTER = 2
+RETRY_AFTER = 1
 THROTTLED = Refusal(
     429,
     {"retry-after": str(RETRY_AFTER)},
@@ -84,8 +84,9 @@ def test_a_throttling_api_server(site: Site, proxied: Start, tmp_path: Path) -> 
 
 
 def test_a_throttling_mlflow(site: Site, proxied: Start) -> None:
+    """Each time, all that the operator sends this server waits as long as it asks for."""
     uri = site.stack.endpoints().tracking_uri
-    proxy = proxied(uri, every(5, lambda _, __: True))
+    proxy = proxied(uri, every(20, lambda _, __: True))
     site.server("throttling", trackingUri=proxy.address)
     load = Load(site, "slow-mlflow", COUNT, server="throttling")
     try:
@@ -95,4 +96,4 @@ def test_a_throttling_mlflow(site: Site, proxied: Start) -> None:
         for one in load.documents():
             site.delete(one["kind"], one["metadata"]["name"], OPS)
         site.delete("TrackingServer", "throttling", "")
-    assert sum(status == 429 for _, _, _, status in proxy.seen) > COUNT // 5
+    assert sum(status == 429 for _, _, _, status in proxy.seen) >= 3

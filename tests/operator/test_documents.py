@@ -111,6 +111,9 @@ def test_a_document_is_made_again_while_its_finalizer_is_pending(site: Site, ope
     found = site.experiment("again")
     assert (found["experiment_id"], found["lifecycle_stage"], found["tags"]["a"]) == (id_, "active", "b")
     assert site.find("Experiment", "again")["metadata"]["finalizers"] == [FINALIZER]
+    site.delete("Experiment", "again")
+    site.gone("Experiment", "again")
+    site.delete("TrackingServer", "pending", "")
 
 
 def test_another_document_takes_over_while_a_finalizer_is_pending(site: Site, operator: Process) -> None:

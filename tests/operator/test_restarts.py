@@ -9,7 +9,7 @@ import pytest
 import urllib3
 
 from tests.operator.load import Load
-from tests.operator.running import Process, Site, eventually, experiment
+from tests.operator.running import Site, eventually, experiment
 
 #: Long enough to be killed in, at the 20 documents or so that the API server is given in a second.
 COUNT = 60
@@ -20,25 +20,27 @@ def back(site: Site) -> None:
 
 
 @pytest.mark.parametrize("name", ["kube-apiserver", "etcd"])
-def test_killed_and_started_again_under_load(site: Site, operator: Process, name: str) -> None:
+def test_killed_and_started_again_under_load(site: Site, name: str) -> None:
     load = Load(site, f"k-{name}", COUNT)
-    with load.being_applied():
-        site.control_plane.kill(name)
-        assert not site.control_plane.answers
-        site.control_plane.start(name)
-        back(site)
-    load.converges()
-    assert operator.process.poll() is None, operator.log.read_text()
+    with site.running() as operator:
+        with load.being_applied():
+            site.control_plane.kill(name)
+            assert not site.control_plane.answers
+            site.control_plane.start(name)
+            back(site)
+        load.converges()
+        assert operator.process.poll() is None, operator.log.read_text()
 
 
-def test_mlflow_killed_under_load(site: Site, operator: Process) -> None:
+def test_mlflow_killed_under_load(site: Site) -> None:
     load = Load(site, "k-mlflow", COUNT)
-    mlflow = next(p for p in site.stack.status().processes if p.name == "mlflow")
-    assert mlflow.pid is not None
-    with load.being_applied():
-        os.kill(mlflow.pid, signal.SIGKILL)  # the stack's supervisor starts it again
-        eventually(lambda: site.stack.status().healthy and _pid(site) != mlflow.pid, "MLflow is back")
-    load.converges()
+    victim = _pid(site)
+    assert victim is not None
+    with site.running():
+        with load.being_applied():
+            os.kill(victim, signal.SIGKILL)  # the stack's supervisor starts it again
+            eventually(lambda: site.stack.status().healthy and _pid(site) != victim, "MLflow is back")
+        load.converges()
 
 
 def _pid(site: Site) -> int | None:
