@@ -14,13 +14,14 @@ from tests.operator.load import Load
 from tests.operator.running import OPS, Site, experiment
 
 COUNT = 30
-#: In whole seconds, as the header has it.
-RETRY_AFTER = 1
-THROTTLED = Refusal(
-    429,
-    {"retry-after": str(RETRY_AFTER)},
-    b'{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slow down"}',
-)
+#: In seconds. Longer than the pause where a server names none.
+RETRY_AFTER = 2
+
+
+def throttled(seconds: int) -> Refusal:
+    body = b'{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slow down"}'
+    return Refusal(429, {"retry-after": str(seconds)}, body)
+
 
 Start = Callable[[str, Disturb], Proxy]
 
@@ -41,15 +42,15 @@ def proxied(site: Site) -> Iterator[Start]:
     site.forget_leader()
 
 
-def every(count: int, refused: Callable[[str, str], bool]) -> Disturb:
-    """Throttle every so many of those requests."""
+def every(count: int, answer: Refusal, refused: Callable[[str, str], bool]) -> Disturb:
+    """Refuse every so many of those requests."""
     numbers, lock = itertools.count(1), threading.Lock()
 
     def disturb(method: str, target: str) -> Refusal | None:
         if not refused(method, target):
             return None
         with lock:
-            return THROTTLED if next(numbers) % count == 0 else None
+            return answer if next(numbers) % count == 0 else None
 
     return disturb
 
@@ -69,8 +70,9 @@ def test_watches_that_never_deliver(site: Site, proxied: Start, tmp_path: Path) 
 
 
 def test_a_throttling_api_server(site: Site, proxied: Start, tmp_path: Path) -> None:
-    """Every fifth request is refused, the Lease's too; what is refused is asked again when it may be."""
-    proxy = proxied(site.cluster.address, every(5, lambda _, target: "watch=true" not in target))
+    """Every tenth request is refused, the Lease's too; what is refused is asked again when it may be."""
+    disturb = every(10, throttled(RETRY_AFTER), lambda _, target: "watch=true" not in target)
+    proxy = proxied(site.cluster.address, disturb)
     load = Load(site, "slow-api", COUNT)
     with by_way_of(site, proxy.address, tmp_path).running() as operator, load.being_applied():
         load.converges()
@@ -86,7 +88,7 @@ def test_a_throttling_api_server(site: Site, proxied: Start, tmp_path: Path) -> 
 def test_a_throttling_mlflow(site: Site, proxied: Start) -> None:
     """Each time, all that the operator sends this server waits as long as it asks for."""
     uri = site.stack.endpoints().tracking_uri
-    proxy = proxied(uri, every(20, lambda _, __: True))
+    proxy = proxied(uri, every(20, throttled(1), lambda _, __: True))
     site.server("throttling", trackingUri=proxy.address)
     load = Load(site, "slow-mlflow", COUNT, server="throttling")
     try:

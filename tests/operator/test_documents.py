@@ -55,10 +55,11 @@ def test_drift_is_corrected_and_an_event_says_what_differed(site: Site, operator
     site.reach("Experiment", "drifting", "Synced")
     site.set_tag("drifting", "team", "mine")
     rounds = operator.rounds()
+    eventually(lambda: site.experiment("drifting")["tags"]["team"] == "search", "it is corrected")
+    # One may have looked before, the next one corrects, and one more while this test was not at it.
+    assert operator.rounds() <= rounds + 3
     said = site.event("drifting", "DriftCorrected")
-    assert operator.rounds() <= rounds + 2, "one round may be under way already, and the next one corrects"
     assert 'tags.team: "mine" -> "search"' in said
-    assert site.experiment("drifting")["tags"]["team"] == "search"
     assert "mlplatform.io/mark" in site.experiment("drifting")["tags"]
     assert site.experiment("drifting")["tags"]["mlplatform.io/mark"].startswith('{"owner": "k8s:')
 
