@@ -11,6 +11,7 @@ from tests.operator.running import OPS, Json, Process, Site, document, eventuall
 
 #: Points of the sweep that every run of the tests takes; `make soak` takes all.
 STEP = 13
+HOOK = {"url": "https://192.0.2.1/hook", "events": ["prompt.created"]}
 #: More side effects than there are.
 MOST = 120
 
@@ -20,7 +21,6 @@ def documents(prefix: str) -> list[Json]:
     versions = [{"key": "one", "source": "s3://b/1"}, {"key": "two", "source": "s3://b/2"}]
     model = {"versions": versions, "aliases": {"champion": {"key": "two"}}, "deletionPolicy": "Delete"}
     prompt = {"versions": [{"key": "one", "template": f"Say {prefix}."}], "aliases": {"live": {"key": "one"}}}
-    hook = {"url": "https://192.0.2.1/hook", "events": ["prompt.created"]}
     user = {"passwordSecretRef": {"name": "people", "key": "password"}}
     role = {
         "members": [f"{prefix}-user"],
@@ -34,7 +34,7 @@ def documents(prefix: str) -> list[Json]:
         document("RegisteredModel", f"{prefix}-model", model),
         document("Prompt", f"{prefix}-prompt", prompt),
         document("MLflowRole", f"{prefix}-role", role),
-        document("Webhook", f"{prefix}-hook", hook),
+        document("Webhook", f"{prefix}-hook", HOOK),
     ]
 
 
@@ -88,6 +88,9 @@ def sweep(site: Site, step: int, subtests: pytest.Subtests) -> None:
     site.secret(OPS, "people", password="correct horse battery staple")
     points = {f"ok-{number:03}": number for number in range(1, MOST, step)}
     with site.running():
+        # With the first of its kind comes the ledger, once.
+        site.apply(document("Webhook", "ok-first", HOOK))
+        site.reach("Webhook", "ok-first", "Synced")
         prefixes = ["ok-clean", *points]
         site.apply(*(experiment(f"{prefix}-old", deletionPolicy="Delete") for prefix in prefixes))
         for prefix in prefixes:
