@@ -11,7 +11,7 @@ import pytest
 
 from tests.operator.between import SILENCE, Disturb, Proxy, Refusal, by_way_of
 from tests.operator.load import Load
-from tests.operator.running import OPS, Site, experiment
+from tests.operator.running import OPS, Site, eventually, experiment
 
 COUNT = 30
 #: In seconds. Longer than the pause where a server names none.
@@ -99,3 +99,57 @@ def test_a_throttling_mlflow(site: Site, proxied: Start) -> None:
             site.delete(one["kind"], one["metadata"]["name"], OPS)
         site.delete("TrackingServer", "throttling", "")
     assert sum(status == 429 for _, _, _, status in proxy.seen) >= 3
+
+
+def test_changed_documents_do_not_wait_for_the_lists_of_a_full_round(site: Site, proxied: Start) -> None:
+    """A list that takes long, and what is made, changed and deleted meanwhile: the full round spoils none.
+
+    Full rounds come by changes of the TrackingServer only; one that changes during a round has another one.
+    """
+    holding, held, released = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(_: str, target: str) -> None:
+        if holding.is_set() and target.endswith("/experiments/search"):
+            held.set()
+            released.wait(60)
+
+    proxy = proxied(site.stack.endpoints().tracking_uri, hold)
+    site.server("slow", trackingUri=proxy.address)
+    site.apply(experiment("slow-changed", server="slow", tags={"a": "1"}))
+    names = ["slow-changed", "slow-made", "slow-deleted"]
+    try:
+        with site.running(interval=600) as operator:
+
+            def rounds() -> float:
+                return operator.metric("rounds_total", 'scope="full"', 'server="slow"', 'result="ok"')
+
+            site.reach("Experiment", "slow-changed", "Synced")
+            holding.set()
+            site.server("slow", trackingUri=proxy.address, concurrency=4)
+            assert held.wait(60)
+            before = rounds()
+            site.apply(
+                experiment("slow-changed", server="slow", tags={"a": "2"}),
+                experiment("slow-made", server="slow"),
+                experiment("slow-deleted", server="slow", deletionPolicy="Delete"),
+            )
+            for name in names:
+                site.reach("Experiment", name, "Synced")
+            site.delete("Experiment", "slow-deleted")
+            site.gone("Experiment", "slow-deleted")
+            site.server("slow", trackingUri=proxy.address, concurrency=5)
+            assert rounds() == before, "the list is still held"
+
+            holding.clear()
+            released.set()
+            for count in (1, 2):  # the one that was held, and one that sees it all
+                eventually(lambda count=count: rounds() >= before + count, "a full round")
+                found = [site.experiment(name) for name in names]
+                assert [f["lifecycle_stage"] for f in found] == ["active", "active", "deleted"]
+                assert found[0]["tags"]["a"] == "2"
+                assert all("mlplatform.io/mark" in f["tags"] for f in found)
+    finally:
+        released.set()
+        for name in names:
+            site.delete("Experiment", name, OPS)
+        site.delete("TrackingServer", "slow", "")

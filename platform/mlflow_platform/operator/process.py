@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import secrets
@@ -177,6 +178,7 @@ class ServerLoop(threading.Thread):
             now = time.monotonic()
             if now >= self._next_full:
                 self._dirty.clear()
+                self._next_full = math.inf  # sooner where `everything` asks for another one meanwhile
                 return True, set()
             if self._failures:  # what has changed is part of the full round that comes
                 return False, set()
@@ -191,11 +193,12 @@ class ServerLoop(threading.Thread):
                 # A scoped round that did not go well says only that a full one is needed.
                 pause = 0.0 if not full and not self._failures else _pause(self._failures)
                 self._failures += 1
-                self._next_full = now + pause
+                self._next_full = min(self._next_full, now + pause)
                 return
             if full:
                 self._failures = 0
-                self._next_full = now + self._interval * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+                pause = self._interval * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+                self._next_full = min(self._next_full, now + pause)
                 self._retries = {o: r for o, r in self._retries.items() if o in ended.again}
             for origin in origins - ended.again:
                 self._retries.pop(origin, None)
