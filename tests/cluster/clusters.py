@@ -87,14 +87,9 @@ class ControlPlane(Kubernetes):
             )
 
     def stop(self) -> None:
-        """Stop both."""
-        for process in reversed(self.running.values()):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        """Stop both at once: to end in order takes an API server ten seconds, and nobody reads its data."""
+        for name in self.running:
+            self.kill(name)
 
     def log(self, name: str, characters: int = 2000) -> str:
         """The last that one wrote."""
