@@ -20,7 +20,7 @@ from mlflow_platform.adapters.http import Answer, Connections
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.apply import execute
 from mlflow_platform.cli.root import run
-from mlflow_platform.operator import process, reconciling
+from mlflow_platform.operator import loop, reconciling
 from mlflow_platform.operator.cache import Cache
 from mlflow_platform.operator.entries import Entry
 from tests.dying import Death
@@ -79,7 +79,7 @@ def main() -> int:
     Cache.of_server = in_order  # type: ignore[method-assign] # that is the point
     Connections.request = mlflow  # type: ignore[method-assign] # that is the point
     Cluster._request = kubernetes  # type: ignore[method-assign] # that is the point
-    for module in (execute, process, reconciling):
+    for module in (execute, loop, reconciling):
         module.ThreadPoolExecutor = AtOnce  # type: ignore[attr-defined] # that is the point
     return run(sys.argv[3:])
 
