@@ -95,7 +95,7 @@ class Cache:
     def refresh(self, since: float) -> None:
         """List everything anew, unless another thread has begun to after `since` (`time.monotonic`).
 
-        Raises `Transient` and `Rejected`; then everything is as it was.
+        Raises `Transient` and `Rejected`; then nothing is taken for gone.
         """
         with self._refreshing:
             if self._refreshed >= since:
@@ -141,12 +141,13 @@ class Cache:
         return threads
 
     def _list(self, kind: str) -> None:
-        pages = list(self._pages(API_VERSION, kind))
         listed: set[str] = set()
-        for raw in (raw for items, _ in pages for raw in items):
-            listed.add(raw["metadata"]["uid"])
-            self.put(kind, raw)
-        as_of = int(pages[-1][1])
+        as_of = 0
+        for items, version in self._pages(API_VERSION, kind):
+            as_of = int(version)
+            for raw in items:
+                listed.add(raw["metadata"]["uid"])
+                self.put(kind, raw)
         with self._lock:
             self._versions[kind] = str(as_of)
             left = [
