@@ -2,6 +2,16 @@
 
 RUNS (default 20,000; variable BENCH_RUNS) have 50 metric rows, 10 params, 5 tags and 5 objects each. gc is
 timed on a sample, on the stock schema: our indexes are dropped for it.
+
+BENCH_CASES names some of the cases, each on a stack that the others have left empty:
+
+    plain     these runs
+    models    the same beside 50 logged-model metrics for each run, which are another experiment's
+    delayed   the same with 2 ms added to every round trip to Postgres and to S3, for gc and the store's own
+              rate, too; gc on a smaller sample
+    serving   what a client of the server notices of it
+    large     one run of 6.5 million metric rows and a million objects, which are empty (BENCH_LARGE=0.1: a
+              tenth of them); only when it is named
 """
 
 from __future__ import annotations
@@ -14,27 +24,36 @@ import threading
 import time
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import psycopg
 
 from mlflow_platform.local import Stack
 from mlflow_platform.server.schemas import INDEXES
+from tests.bench.delay import delayed
+from tests.bench.purgeable import Data, keys
 from tests.bench.scale import report, run
 
 RUNS = int(os.environ.get("BENCH_RUNS", "20000"))
 METRICS, OBJECTS = 50, 5
-#: Runs that gc is timed on, and objects that the store's own rate is measured on.
+#: Runs that gc is timed on, with and without the delay; objects that the store's own rate is measured on,
+#: half of them before retention and half after it.
 SAMPLE = max(100, min(500, RUNS // 4))
+SAMPLE_DELAYED = 100
 RAW_OBJECTS = min(20_000, RUNS * OBJECTS)
 #: Rows of logged_model_metrics in the case with them.
 MODEL_METRICS = 50 * RUNS
 WORKERS = 4
+#: Seconds added to a round trip.
+DELAY = 0.002
+LARGE_METRICS, LARGE_OBJECTS = 6_500_000, int(1_000_000 * float(os.environ.get("BENCH_LARGE", "1")))
 
 #: What is promised.
 LEAST_OF_RAW, LEAST_ROWS, LEAST_WHOLE, LEAST_WHOLE_MODELS = 0.8, 30.0, 10.0, 30.0
@@ -65,155 +84,104 @@ print(time.perf_counter() - start)
 """
 
 
+@dataclass(frozen=True)
+class Site:
+    """The stack, as retention and gc reach it: through a delay or not."""
+
+    environment: dict[str, str]
+    scratch: Path
+    data: Data
+    bucket: str
+
+    @classmethod
+    def of(cls, stack: Stack, environment: dict[str, str], scratch: Path, data: Data) -> Site:
+        where = stack.endpoints()
+        own = {
+            "MLFLOW_BACKEND_STORE_URI": where.database_uri,
+            "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{where.s3_bucket}",
+            "MLFLOW_S3_ENDPOINT_URL": where.s3_endpoint,
+            "AWS_ACCESS_KEY_ID": where.s3_access_key,
+            "AWS_SECRET_ACCESS_KEY": where.s3_secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        return cls({**environment, **own}, scratch, data, where.s3_bucket)
+
+    @contextmanager
+    def delayed(self) -> Iterator[Site]:
+        """The same with DELAY added to every round trip."""
+        uris = [self.environment[n] for n in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_S3_ENDPOINT_URL")]
+        addresses = [(urlsplit(u).hostname or "", urlsplit(u).port or 5432) for u in uris]
+        with delayed(DELAY, addresses) as ports:
+            moved = [
+                uri.replace(f"{host}:{port}", f"127.0.0.1:{ours}")
+                for uri, (host, port), ours in zip(uris, addresses, ports, strict=True)
+            ]
+            changed = dict(zip(("MLFLOW_BACKEND_STORE_URI", "MLFLOW_S3_ENDPOINT_URL"), moved, strict=True))
+            yield Site({**self.environment, **changed}, self.scratch, self.data, self.bucket)
+
+    def client(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.environment["MLFLOW_S3_ENDPOINT_URL"],
+            region_name="us-east-1",
+            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
+        )
+
+
 def main(environment: dict[str, str], scratch: Path) -> bool:
     """Run it against the fresh stack below `scratch`; whether every promise held."""
     stack = Stack(scratch / "stack")
-    where = stack.endpoints()
-    environment = {
-        **environment,
-        "MLPLATFORM_DATA": str(scratch / "stack"),
-        "MLFLOW_S3_ENDPOINT_URL": where.s3_endpoint,
-        "AWS_ACCESS_KEY_ID": where.s3_access_key,
-        "AWS_SECRET_ACCESS_KEY": where.s3_secret_key,
-        "AWS_DEFAULT_REGION": "us-east-1",
+    cases: dict[str, Callable[[Site], bool]] = {
+        "plain": plain,
+        "models": models,
+        "delayed": slow_network,
+        "serving": while_serving,
+        "large": large,
     }
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=where.s3_endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=where.s3_access_key,
-        aws_secret_access_key=where.s3_secret_key,
-    )
-    with psycopg.connect(where.database_uri.replace("+psycopg", ""), autocommit=True) as sql:
-        data = Data(sql, s3, where.s3_bucket)
-        raw = raw_rate(data)
-        print(
-            f"DeleteObjects alone: {raw:,.0f} objects/s ({RAW_OBJECTS:,} objects, {WORKERS} requests at once)"
-        )
-        good = True
-        for models in (False, True):
-            if models:
-                data.model_metrics(MODEL_METRICS)
-            print(
-                f"{RUNS:,} runs, {RUNS * METRICS:,} metrics, {RUNS * OBJECTS:,} objects"
-                f"{f', {MODEL_METRICS:,} logged-model metrics' if models else ''}:"
-            )
-            data.runs("ours", RUNS)
-            good &= compare(data, environment, scratch, raw, with_models=models)
-        good &= while_serving(data, environment, scratch)
+    names = os.environ.get("BENCH_CASES", "plain,delayed,models,serving").split(",")
+    good = True
+    with psycopg.connect(_plain(stack.endpoints().database_uri), autocommit=True) as sql:
+        site = Site.of(stack, environment, scratch, Data(sql, stack.endpoints()))
+        for name in names:
+            good &= cases[name](site)
     return good
 
 
-class Data:
-    """Makes runs that were deleted long ago, by SQL and directly in the store."""
-
-    def __init__(self, sql: psycopg.Connection[Any], s3: Any, bucket: str) -> None:
-        self.sql, self.s3, self.bucket = sql, s3, bucket
-
-    def experiment(self, name: str) -> int:
-        row = self.sql.execute(
-            "insert into experiments (name, artifact_location, lifecycle_stage, creation_time,"
-            " last_update_time) values (%s, '', 'active', 0, 0) on conflict (workspace, name)"
-            " do update set name = excluded.name"
-            " returning experiment_id",
-            (name,),
-        ).fetchone()
-        assert row is not None
-        self.sql.execute(
-            "update experiments set artifact_location = 'mlflow-artifacts:/' || experiment_id"
-            " where experiment_id = %s",
-            row,
-        )
-        return int(row[0])
-
-    def runs(self, name: str, count: int, *, objects: int = OBJECTS, metrics: int = METRICS) -> list[str]:
-        """Ids of new, deleted runs with rows and objects."""
-        experiment = self.experiment(name)
-        self.sql.execute("drop table if exists made")
-        self.sql.execute(
-            "create temp table made as select replace(gen_random_uuid()::text, '-', '') id"
-            " from generate_series(1, %s)",
-            (count,),
-        )
-        statements = {
-            "runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, deleted_time,"
-            " experiment_id, artifact_uri, source_type, user_id)": "select id, 'r', 'FINISHED',"
-            " 1, 2, 'deleted', 3, %(e)s, 'mlflow-artifacts:/' || %(e)s || '/' || id || '/artifacts',"
-            " 'LOCAL', 'u' from made",
-            "metrics (key, value, timestamp, run_uuid, step)": "select 'm' || s %% 5, s, s, id, s from made,"
-            " generate_series(1, %(m)s) s",
-            "latest_metrics (key, value, timestamp, run_uuid, step, is_nan)": "select 'm' || s, s, s, id, s,"
-            " false from made, generate_series(0, 4) s",
-            "params (key, value, run_uuid)": "select 'p' || s, s, id from made, generate_series(1, 10) s",
-            "tags (key, value, run_uuid)": "select 't' || s, s, id from made, generate_series(1, 5) s",
-        }
-        for table, query in statements.items():
-            self.sql.execute(f"insert into {table} {query}", {"e": experiment, "m": metrics})
-        self.sql.execute("analyze")
-        ids = [row[0] for row in self.sql.execute("select id from made")]
-        self.put([f"{experiment}/{i}/artifacts/model/part-{n}" for i in ids for n in range(objects)])
-        return ids
-
-    def model_metrics(self, count: int) -> None:
-        """Logged models of an experiment that nobody purges, with so many metric rows in all."""
-        experiment = self.experiment("kept")
-        self.runs("kept", 1, objects=0)
-        self.sql.execute(
-            "update runs set lifecycle_stage = 'active', deleted_time = null where experiment_id = %s",
-            (experiment,),
-        )
-        self.sql.execute(
-            "insert into logged_models (model_id, experiment_id, name, artifact_location,"
-            " creation_timestamp_ms, last_updated_timestamp_ms, status, lifecycle_stage)"
-            " select 'm-' || md5(i::text), %s, 'm', 'x', 1, 1, 2, 'active' from generate_series(1, 1000) i",
-            (experiment,),
-        )
-        self.sql.execute(
-            "insert into logged_model_metrics (model_id, metric_name, metric_timestamp_ms, metric_step,"
-            " metric_value, experiment_id, run_id)"
-            " select 'm-' || md5((1 + i %% 1000)::text), 'loss', i, i, 1, %s,"
-            " (select run_uuid from runs where experiment_id = %s limit 1) from generate_series(1, %s) i",
-            (experiment, experiment, count),
-        )
-        self.sql.execute("analyze")
-
-    def put(self, keys: list[str]) -> None:
-        with ThreadPoolExecutor(16) as pool:
-            for _ in pool.map(
-                lambda key: self.s3.put_object(Bucket=self.bucket, Key=key, Body=b"x" * 100), keys
-            ):
-                pass
+def plain(site: Site) -> bool:
+    print(f"{RUNS:,} runs, {RUNS * METRICS:,} metrics, {RUNS * OBJECTS:,} objects:", flush=True)
+    return compare(site, SAMPLE, LEAST_WHOLE)
 
 
-def raw_rate(data: Data) -> float:
-    """Objects a second of DeleteObjects with known keys, as many requests at once as retention sends."""
-    keys = [f"raw/{i:02x}/{n}" for i in range(256) for n in range(RAW_OBJECTS // 256)]
-    data.put(keys)
-    groups = [keys[i : i + 1000] for i in range(0, len(keys), 1000)]
-
-    def delete(group: list[str]) -> None:
-        listed = {"Objects": [{"Key": key} for key in group], "Quiet": True}
-        assert not data.s3.delete_objects(Bucket=data.bucket, Delete=listed).get("Errors")
-
-    start = time.perf_counter()
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for _ in pool.map(delete, groups):
-            pass
-    return len(keys) / (time.perf_counter() - start)
+def models(site: Site) -> bool:
+    site.data.model_metrics(MODEL_METRICS)
+    print(f"the same beside {MODEL_METRICS:,} logged-model metrics:", flush=True)
+    return compare(site, SAMPLE, LEAST_WHOLE_MODELS)
 
 
-def compare(data: Data, environment: dict[str, str], scratch: Path, raw: float, *, with_models: bool) -> bool:
+def slow_network(site: Site) -> bool:
+    with site.delayed() as slow:
+        print(f"the same with {DELAY * 1000:.0f} ms added to every round trip:", flush=True)
+        added = [_round_trip(s.environment["MLFLOW_BACKEND_STORE_URI"]) for s in (site, slow)]
+        print(f"  `select 1` takes {added[0] * 1000:.2f} ms without and {added[1] * 1000:.2f} ms with it")
+        return compare(slow, SAMPLE_DELAYED, LEAST_WHOLE)
+
+
+def compare(site: Site, sample: int, least: float) -> bool:
     """gc on a sample, then everything by retention."""
-    gc, gc_rows = gc_rates(data, environment, scratch)
-    found, memory, whole = retain(environment, scratch, "ours", RUNS)
+    gc, gc_rows = gc_rates(site, sample)
+    site.data.runs("ours", RUNS, objects=OBJECTS, metrics=METRICS)
+    raw = raw_seconds(site)
+    found, memory, whole = retain(site, "ours", RUNS)
+    raw = RAW_OBJECTS // 2 * 2 / (raw + raw_seconds(site))
     seconds = found["seconds"]
     objects, rows = found["objects"] / seconds["objects"], RUNS / seconds["rows"]
     print(
-        f"  gc {gc:,.1f} runs/s ({SAMPLE} runs), its rows alone {gc_rows:,.1f} runs/s; "
-        f"retention {RUNS / whole:,.0f} runs/s, its rows alone {rows:,.0f} runs/s, "
-        f"objects {objects:,.0f}/s; choosing {seconds['choosing']:.1f} s"
+        f"  gc {gc:,.1f} runs/s ({sample} runs), its rows alone {gc_rows:,.1f} runs/s; DeleteObjects alone"
+        f" {raw:,.0f} objects/s ({RAW_OBJECTS:,}, {WORKERS} requests at once);\n"
+        f"  retention {RUNS / whole:,.0f} runs/s ({whole:.1f} s), its rows alone {rows:,.0f} runs/s, "
+        f"objects {objects:,.0f}/s; seconds: {json.dumps(seconds)}"
     )
-    least = LEAST_WHOLE_MODELS if with_models else LEAST_WHOLE
     good = report(
         "objects, share of DeleteObjects alone",
         objects / raw,
@@ -227,9 +195,26 @@ def compare(data: Data, environment: dict[str, str], scratch: Path, raw: float, 
     return good & report("memory, MB", memory, memory < MOST_MEMORY_MB, f"< {MOST_MEMORY_MB}")
 
 
-def retain(
-    environment: dict[str, str], scratch: Path, name: str, count: int, **spec: Any
-) -> tuple[dict[str, Any], float, float]:
+def raw_seconds(site: Site) -> float:
+    """Seconds of DeleteObjects for half of RAW_OBJECTS, whose keys are known: of the same shape as those of
+    runs, in their order, as many requests at once as retention sends."""
+    runs = (f"raw/{i:032x}" for i in range(RAW_OBJECTS // 2 // OBJECTS))
+    named = [key for run in runs for key in keys(run, OBJECTS)]
+    site.data.put(named)
+    client = site.client()
+
+    def delete(group: list[str]) -> None:
+        listed = {"Objects": [{"Key": key} for key in group], "Quiet": True}
+        assert not client.delete_objects(Bucket=site.bucket, Delete=listed).get("Errors")
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for _ in pool.map(delete, [named[i : i + 1000] for i in range(0, len(named), 1000)]):
+            pass
+    return time.perf_counter() - start
+
+
+def retain(site: Site, name: str, count: int, **spec: Any) -> tuple[dict[str, Any], float, float]:
     """The report of one `mlplatform retention run`, its most memory in MB, its seconds."""
     policy = {
         "apiVersion": "mlplatform.io/v1alpha1",
@@ -242,44 +227,43 @@ def retain(
             **spec,
         },
     }
-    file = scratch / f"{name}.json"
+    file = site.scratch / f"{name}.json"
     file.write_text(json.dumps(policy))
-    plain = {k: v for k, v in environment.items() if not k.startswith("MLFLOW_")}
     command = [sys.executable, "-m", "mlflow_platform.cli", "retention", "run", str(file), "--json"]
-    done = run(command, plain)
+    done = run(command, site.environment)
     found = json.loads(done.output)
     assert found["purged"] == {"run": count}, found
     return found, done.memory, done.seconds
 
 
-def gc_rates(data: Data, environment: dict[str, str], scratch: Path) -> tuple[float, float]:
+def gc_rates(site: Site, sample: int) -> tuple[float, float]:
     """Runs a second of `mlflow gc`, and of its rows alone."""
     for index in INDEXES:
-        data.sql.execute(f"drop index if exists {index}")
-    stack = Stack(scratch / "stack").endpoints()
-    environment = {**environment, "MLFLOW_BACKEND_STORE_URI": stack.database_uri}
+        site.data.sql.execute(f"drop index if exists {index}")
 
     def seconds(program: str, text: str) -> float:
         command = [sys.executable, "-c", program]
-        done = subprocess.run(command, env=environment, input=text, stdout=subprocess.PIPE, text=True)
-        done.check_returncode()
+        done = subprocess.run(
+            command, env=site.environment, input=text, stdout=subprocess.PIPE, text=True, check=True
+        )
         return float(done.stdout.splitlines()[-1])
 
-    ids = data.runs("gc", SAMPLE)
-    arguments = ["gc", "--backend-store-uri", stack.database_uri, "--run-ids", ",".join(ids)]
-    gc = seconds(_GC, json.dumps([*arguments, "--artifacts-destination", f"s3://{stack.s3_bucket}"]))
-    rows = data.runs("gc", SAMPLE, objects=0)
-    return SAMPLE / gc, SAMPLE / seconds(_HARD_DELETE, "\n".join(rows))
+    ids = site.data.runs("gc", sample, objects=OBJECTS, metrics=METRICS)
+    uri = site.environment["MLFLOW_BACKEND_STORE_URI"]
+    arguments = ["gc", "--backend-store-uri", uri, "--run-ids", ",".join(ids)]
+    gc = seconds(_GC, json.dumps([*arguments, "--artifacts-destination", f"s3://{site.bucket}"]))
+    rows = site.data.runs("gc", sample, objects=0, metrics=METRICS)
+    return sample / gc, sample / seconds(_HARD_DELETE, "\n".join(rows))
 
 
-def while_serving(data: Data, environment: dict[str, str], scratch: Path) -> bool:
+def while_serving(site: Site) -> bool:
     """The server's p99 while a policy with maxP99Factor purges, beside its p99 with nothing else going on."""
     count = max(500, RUNS // 5)
-    data.runs("served", count)
-    with asked(environment) as quiet:
+    site.data.runs("served", count, objects=OBJECTS, metrics=METRICS)
+    with asked(site.environment) as quiet:
         time.sleep(15)
-    with asked(environment) as busy:
-        _, _, took = retain(environment, scratch, "served", count, maxP99Factor=2)
+    with asked(site.environment) as busy:
+        _, _, took = retain(site, "served", count, maxP99Factor=2)
     before, during = p99(quiet), p99(busy)
     print(
         f"  p99 of experiments/get: {before * 1000:.1f} ms alone, {during * 1000:.1f} ms while {count:,} runs"
@@ -288,6 +272,19 @@ def while_serving(data: Data, environment: dict[str, str], scratch: Path) -> boo
     return report(
         "p99 while purging / alone", during / before, during / before <= MOST_P99, f"<= {MOST_P99:.0f}"
     )
+
+
+def large(site: Site) -> bool:
+    """One run that is large, and the memory it takes to purge it."""
+    print(f"one run of {LARGE_METRICS:,} metric rows and {LARGE_OBJECTS:,} objects:", flush=True)
+    start = time.perf_counter()
+    site.data.runs("large", 1, objects=LARGE_OBJECTS, metrics=LARGE_METRICS, empty=True)
+    print(f"  made in {time.perf_counter() - start:.0f} s", flush=True)
+    found, memory, took = retain(site, "large", 1)
+    assert found["objects"] == LARGE_OBJECTS, found
+    assert found["rows"]["metrics"] == LARGE_METRICS, found
+    print(f"  purged in {took:.0f} s; seconds: {json.dumps(found['seconds'])}")
+    return report("memory, MB", memory, memory < MOST_MEMORY_MB, f"< {MOST_MEMORY_MB}")
 
 
 @contextmanager
@@ -317,3 +314,19 @@ def asked(environment: dict[str, str]) -> Iterator[list[float]]:
 
 def p99(answers: list[float]) -> float:
     return sorted(answers)[int(0.99 * (len(answers) - 1))]
+
+
+def _plain(uri: str) -> str:
+    """For psycopg: without SQLAlchemy's name of the driver."""
+    return uri.replace("+psycopg", "")
+
+
+def _round_trip(uri: str) -> float:
+    """Seconds of the fastest of some questions to Postgres."""
+    took = []
+    with psycopg.connect(_plain(uri), autocommit=True) as sql:
+        for _ in range(50):
+            start = time.perf_counter()
+            sql.execute("select 1")
+            took.append(time.perf_counter() - start)
+    return min(took)

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,45 @@ class Kubernetes:
 
     def apply(self, *objects: dict[str, Any], namespace: str = "default") -> None:
         self.kubectl("--namespace", namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+
+@dataclass(frozen=True)
+class ControlPlane(Kubernetes):
+    """kube-apiserver and etcd, each of which can be killed and started again on its data and port."""
+
+    folder: Path
+    etcd: str
+    """The address of etcd's HTTP gateway."""
+    commands: Mapping[str, Sequence[str | Path]]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to `etcd` or `kube-apiserver`."""
+        self.running[name].kill()
+        self.running[name].wait()
+
+    def start(self, name: str) -> None:
+        """Start one; it ends with the thread that calls this, however that ends."""
+        with (self.folder / f"{name}.log").open("ab") as out:
+            self.running[name] = subprocess.Popen(
+                [program("setpriv", package="util-linux"), "--pdeathsig", "KILL", *self.commands[name]],
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def stop(self) -> None:
+        """Stop both at once: to end in order takes an API server ten seconds, and nobody reads its data."""
+        for name in self.running:
+            self.kill(name)
+
+    def log(self, name: str, characters: int = 2000) -> str:
+        """The last that one wrote."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-characters:]
+
+    @property
+    def answers(self) -> bool:
+        return self.try_kubectl("get", "--raw", "/readyz").returncode == 0
 
 
 @dataclass(frozen=True)
@@ -114,7 +153,7 @@ def program(name: str, *, package: str) -> str:
 
 
 @contextlib.contextmanager
-def control_plane(folder: Path) -> Iterator[Kubernetes]:
+def control_plane(folder: Path) -> Iterator[ControlPlane]:
     """kube-apiserver and etcd on free ports of the loopback, as any user; nothing runs pods.
 
     `folder` holds data, keys and logs. The processes end with this one, even if it is killed.
@@ -130,52 +169,41 @@ def control_plane(folder: Path) -> Iterator[Kubernetes]:
     subprocess.run([openssl, "genrsa", "-out", key, "2048"], check=True, capture_output=True)
     with _free_ports(3) as ports:
         etcd_port, peer_port, api_port = ports
-    etcd = f"http://127.0.0.1:{etcd_port}"
+    etcd, peer = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
     certificates = folder / "certificates"
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            _process(
-                folder / "etcd.log",
-                *(
-                    binaries / "etcd",
-                    "--data-dir",
-                    folder / "etcd",
-                    "--unsafe-no-fsync",
-                    "--log-level",
-                    "warn",
-                ),
-                *("--listen-client-urls", etcd, "--advertise-client-urls", etcd),
-                *("--listen-peer-urls", f"http://127.0.0.1:{peer_port}"),
-                *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer_port}"),
-                *("--initial-cluster", f"default=http://127.0.0.1:{peer_port}"),
-            )
-        )
-        api = stack.enter_context(
-            _process(
-                folder / "kube-apiserver.log",
-                *(binaries / "kube-apiserver", "--etcd-servers", etcd, "--cert-dir", certificates),
-                *("--bind-address", "127.0.0.1", "--secure-port", str(api_port), "--token-auth-file", tokens),
-                *("--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.0.0.0/24"),
-                *("--service-account-key-file", key, "--service-account-signing-key-file", key),
-                *("--service-account-issuer", "https://kubernetes.default.svc"),
-                # No controller makes service accounts here, and pods would wait for them.
-                *("--disable-admission-plugins", "ServiceAccount"),
-            )
-        )
-        kubeconfig = folder / "admin.kubeconfig"
-        server = Kubernetes(kubeconfig, binaries / "kubectl")
+    commands: dict[str, tuple[str | Path, ...]] = {
+        "etcd": (
+            *(binaries / "etcd", "--data-dir", folder / "etcd", "--unsafe-no-fsync", "--log-level", "warn"),
+            *("--listen-client-urls", etcd, "--advertise-client-urls", etcd),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", f"default={peer}"),
+        ),
+        "kube-apiserver": (
+            *(binaries / "kube-apiserver", "--etcd-servers", etcd, "--cert-dir", certificates),
+            *("--bind-address", "127.0.0.1", "--secure-port", str(api_port), "--token-auth-file", tokens),
+            *("--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.0.0.0/24"),
+            *("--service-account-key-file", key, "--service-account-signing-key-file", key),
+            *("--service-account-issuer", "https://kubernetes.default.svc"),
+            # No controller makes service accounts here, and pods would wait for them.
+            *("--disable-admission-plugins", "ServiceAccount"),
+        ),
+    }
+    server = ControlPlane(folder / "admin.kubeconfig", binaries / "kubectl", folder, etcd, commands)
+    try:
+        for name in commands:
+            server.start(name)
         deadline = time.monotonic() + 60
-        while True:
-            if (certificates / "apiserver.crt").exists() and not kubeconfig.exists():
-                _write_kubeconfig(
-                    kubeconfig, f"https://127.0.0.1:{api_port}", certificates / "apiserver.crt", token
-                )
-            if kubeconfig.exists() and server.try_kubectl("get", "--raw", "/readyz").returncode == 0:
-                break
-            assert api.poll() is None, f"kube-apiserver stopped: {_tail(folder / 'kube-apiserver.log')}"
-            assert time.monotonic() < deadline, f"no API after 60 s: {_tail(folder / 'kube-apiserver.log')}"
+        while not (server.kubeconfig.exists() and server.answers):
+            authority = certificates / "apiserver.crt"
+            if authority.exists() and not server.kubeconfig.exists():
+                _write_kubeconfig(server.kubeconfig, f"https://127.0.0.1:{api_port}", authority, token)
+            said = server.log("kube-apiserver")
+            assert server.running["kube-apiserver"].poll() is None, f"kube-apiserver stopped: {said}"
+            assert time.monotonic() < deadline, f"no API after 60 s: {said}"
             time.sleep(0.2)
         yield server
+    finally:
+        server.stop()
 
 
 @contextlib.contextmanager
@@ -210,27 +238,6 @@ def _free_ports(count: int) -> Iterator[list[int]]:
     yield ports
 
 
-@contextlib.contextmanager
-def _process(log: Path, *command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that ends with the block, or with this process however it ends."""
-    with log.open("wb") as out:
-        running = subprocess.Popen(
-            [program("setpriv", package="util-linux"), "--pdeathsig", "KILL", *map(str, command)],
-            stdout=out,
-            stderr=out,
-            stdin=subprocess.DEVNULL,
-        )
-    try:
-        yield running
-    finally:
-        running.terminate()
-        try:
-            running.wait(10)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-
-
 def _write_kubeconfig(path: Path, server: str, authority: Path, token: str) -> None:
     path.touch(mode=0o600)
     content = {
@@ -242,7 +249,3 @@ def _write_kubeconfig(path: Path, server: str, authority: Path, token: str) -> N
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
     }
     path.write_text(yaml.safe_dump(content))
-
-
-def _tail(log: Path, characters: int = 2000) -> str:
-    return log.read_text(errors="replace")[-characters:]

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Kubernetes]:
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.ControlPlane]:
     """kube-apiserver and etcd: for what the API server itself checks (schemas, CEL, server-side apply)."""
     with clusters.control_plane(tmp_path_factory.mktemp("control-plane")) as server:
         yield server

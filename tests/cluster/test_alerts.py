@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from mlflow_platform.chart import Release, find_chart
+from mlflow_platform.operator import metrics
 from tests.tools import go
 
 RELEASE = Release("team", "apps")
@@ -27,6 +28,8 @@ POD = f'{HERE}, pod="team-postgres-1"'
 CLAIM = f'{HERE}, persistentvolumeclaim="data-team-store-0"'
 SCALER = f'{HERE}, horizontalpodautoscaler="team-server"'
 GIB = 2**30
+JOB = f'{HERE}, job_name="team-retention-nightly-1"'
+OPERATOR = f'{HERE}, job="team-operator"'
 #: A release that is well: one value a minute, for ten hours.
 HEALTHY = {
     f'kube_deployment_status_replicas_available{{{HERE}, deployment="team-server"}}': "3x600",
@@ -40,6 +43,17 @@ HEALTHY = {
     f"kube_horizontalpodautoscaler_status_current_replicas{{{SCALER}}}": "3x600",
     f"kube_horizontalpodautoscaler_spec_max_replicas{{{SCALER}}}": "10x600",
     f'kube_pod_container_status_restarts_total{{{HERE}, pod="team-server-a", container="server"}}': "1x600",
+    # A nightly job that failed, and after it one that ended well; and the one of last year, without an owner.
+    f'kube_job_failed{{{JOB}, condition="true"}}': "1x600",
+    f"kube_job_status_start_time{{{JOB}}}": "3600x600",
+    f'kube_job_owner{{{JOB}, owner_kind="CronJob", owner_name="team-retention-nightly"}}': "1x600",
+    f'kube_cronjob_status_last_successful_time{{{HERE}, cronjob="team-retention-nightly"}}': "7200x600",
+    f'kube_job_failed{{{HERE}, job_name="other", condition="true"}}': "1x600",
+    f'kube_job_status_start_time{{{HERE}, job_name="other"}}': "3600x600",
+    f'mlplatform_operator_leading{{{OPERATOR}, pod="a"}}': "0x600",
+    f'mlplatform_operator_leading{{{OPERATOR}, pod="b"}}': "1x600",
+    f'mlplatform_operator_last_round_timestamp_seconds{{{OPERATOR}, pod="a", server="default"}}': "60x600",
+    f'mlplatform_operator_last_round_timestamp_seconds{{{OPERATOR}, pod="b", server="default"}}': "0+60x600",
     f'kube_job_failed{{{HERE}, job_name="team-migrate-0123456789", condition="true"}}': "0x600",
     f"kubelet_volume_stats_available_bytes{{{CLAIM}}}": f"{80 * GIB}x600",
     f"kubelet_volume_stats_capacity_bytes{{{CLAIM}}}": f"{100 * GIB}x600",
@@ -64,7 +78,14 @@ TROUBLE = {
     "MLflowSlow": {f'mlflow_http_request_duration_seconds_bucket{{{WEB}, le="0.1"}}': "0+300x600"},
     "MLflowAtMostReplicas": {series("kube_horizontalpodautoscaler_status"): "10x600"},
     "MLflowRestarts": {series("kube_pod_container_status_restarts"): "0+1x600"},
-    "MLflowMigrationFailed": {series("kube_job_failed"): "1x600"},
+    "MLflowMigrationFailed": {
+        f'kube_job_failed{{{HERE}, job_name="team-migrate-0123456789", condition="true"}}': "1x600"
+    },
+    "MLflowScheduledJobFailed": {f"kube_job_status_start_time{{{JOB}}}": "10800x600"},
+    "MLflowOperatorWithoutLeader": {f'mlplatform_operator_leading{{{OPERATOR}, pod="b"}}': "0x600"},
+    "MLflowOperatorBehind": {
+        f'mlplatform_operator_last_round_timestamp_seconds{{{OPERATOR}, pod="b", server="default"}}': "60x600"
+    },
     "MLflowVolumeNearlyFull": {series("kubelet_volume_stats_available"): f"{9 * GIB}x600"},
     # A hundred GiB of which 0.02 go every minute: empty in 3.5 days, and after nine hours 89 are left.
     "MLflowVolumeFillsUp": {series("kubelet_volume_stats_available"): f"{100 * GIB}-{GIB // 50}x600"},
@@ -153,12 +174,26 @@ def test_each_alert_fires_on_its_trouble_and_on_no_other(tmp_path: Path) -> None
     assert "SUCCESS" in promtool(tmp_path, "test", "rules", file)
 
 
+def test_a_job_that_never_succeeded_is_told_as_well(tmp_path: Path) -> None:
+    inputs = [{"series": s, "values": v} for s, v in HEALTHY.items() if "last_successful" not in s]
+    alert = 'count by (owner_name) (ALERTS{alertstate="firing", alertname="MLflowScheduledJobFailed"})'
+    found = [{"labels": '{owner_name="team-retention-nightly"}', "value": 1}]
+    case = {"interval": "1m", "input_series": inputs}
+    case["promql_expr_test"] = [{"expr": alert, "eval_time": "9h", "exp_samples": found}]
+    rules = written(tmp_path / "rules.yaml", {"groups": groups()})
+    file = written(
+        tmp_path / "tests.yaml", {"rule_files": [rules], "evaluation_interval": "5m", "tests": [case]}
+    )
+    assert "SUCCESS" in promtool(tmp_path, "test", "rules", file)
+
+
 def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
     for rule in groups()[0]["rules"]:
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert all(len(rule["annotations"][part]) > 20 for part in ("summary", "action"))
     assert "RELEASE" not in json.dumps(groups())
     assert "NAMESPACE" not in json.dumps([groups(), dashboard()])
+    assert "INTERVAL" not in json.dumps(groups())
 
 
 def metrics_of(text: str) -> set[str]:
@@ -169,7 +204,14 @@ def metrics_of(text: str) -> set[str]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What those that export metrics say they export, one name a line."""
-    return "\n".join([*mlflow_exports(tmp_path_factory.mktemp("metrics")), *cluster_exports(), "up"])
+    return "\n".join(
+        [*mlflow_exports(tmp_path_factory.mktemp("metrics")), *cluster_exports(), *operator_exports(), "up"]
+    )
+
+
+def operator_exports() -> Iterator[str]:
+    for name in metrics.HELP:
+        yield f"{metrics.PREFIX}{name}"
 
 
 def mlflow_exports(folder: Path) -> Iterator[str]:

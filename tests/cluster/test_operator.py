@@ -11,11 +11,14 @@ from typing import Any
 
 import yaml
 
-from tests.cluster import clusters
+from tests.cluster import clusters, retention_jobs
 from tests.cluster.release import SMOKE, ask, deploy, mlplatform, state, steps
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("--profile", "local", "--set", "operator.enabled=true", "--set", "operator.intervalSeconds=5")
+SETTINGS = (
+    *("--profile", "local", "--set", "operator.enabled=true", "--set", "operator.intervalSeconds=5"),
+    *("--set", retention_jobs.SETTING),
+)
 
 
 def eventually(look: Callable[[], Any], what: str, patience: float = 90.0) -> Any:
@@ -94,6 +97,8 @@ def test_deployed_by_the_chart(node: clusters.Cluster, restricted: str) -> None:
         ),
         "an Event says so",
     )
+
+    retention_jobs.retention(node, restricted)
 
     # The leader's pod goes; the other one leads, and a rollout completes with a standby that is ready.
     holder = lease(node, restricted)

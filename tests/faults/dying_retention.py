@@ -3,8 +3,8 @@
     python -m tests.faults.dying_retention
 
 reads lines of JSON: {"point": N, "policies": [...], "database": URI, "store": {...}}, carries each out in a
-process forked for it, and answers with {"signal": S or 0, "steps": [names]}. One program for all of them:
-to start it costs seconds.
+process forked for it, with a store whose clock is past the grace of orphans, and answers with
+{"code": C, "steps": [names]}. One program for all of them: to start it costs seconds.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import boto3  # noqa: F401 - loaded once, before the forks
 import psycopg  # noqa: F401 - likewise
 
 from mlflow_platform.adapters.postgres import Database
-from mlflow_platform.adapters.s3 import S3Login, S3Store
+from mlflow_platform.adapters.s3 import S3Login
 from mlflow_platform.model.retention_policy import RetentionPolicy
 from mlflow_platform.retention.engine import Engine
 from mlflow_platform.retention.roots import Roots
+from tests.retention.conftest import Later
 
 
 def carry_out(order: dict[str, Any], answer: int) -> None:
@@ -37,7 +38,7 @@ def carry_out(order: dict[str, Any], answer: int) -> None:
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store = S3Store(order["store"]["uri"], S3Login(**order["store"]["login"]))
+    store = Later(order["store"]["uri"], S3Login(**order["store"]["login"]))
     policies = [RetentionPolicy.model_validate(p) for p in order["policies"]]
     report = Engine(Database(order["database"]), Roots(store), step=step).run(policies)
     if report.problems:

@@ -26,6 +26,11 @@ class Exchange:
     _stopped: threading.Event
     kept: bool = False
 
+    @property
+    def body(self) -> bytes:
+        """Of the request."""
+        return self._raw.partition(b"\r\n\r\n")[2]
+
     def forward(self) -> bytes:
         """Let the server carry the request out; its whole answer."""
         with socket.create_connection(self._upstream, timeout=60) as server:

@@ -3,6 +3,7 @@ a lost database, a store that refuses."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -17,14 +18,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from mlflow_platform.adapters.object_store import Found
 from mlflow_platform.adapters.s3 import S3Login, S3Store
 from mlflow_platform.errors import Rejected
 from mlflow_platform.local import Stack
 from mlflow_platform.retention.engine import Engine
 from mlflow_platform.retention.report import Report
 from mlflow_platform.retention.roots import Roots
+from tests.bench.fill import Filler
 from tests.faults import proxy
-from tests.retention.conftest import World, make_world
+from tests.retention.conftest import World, make_world, random_id
 
 RULES = {
     "runs": {"olderThan": "90d", "softDeletedFor": "0s"},
@@ -50,12 +53,15 @@ class Dying:
             text=True,
         )
 
-    def run(self, world: World, point: int, rules: dict[str, Any]) -> dict[str, Any]:
+    def run(
+        self, world: World, point: int, rules: dict[str, Any], selector: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """One run killed at a step (0: none); its exit code and the names of its steps."""
         where = world.stack.endpoints()
+        policy = world.policy(rules=rules, **({"selector": selector} if selector else {}))
         order = {
             "point": point,
-            "policies": [world.policy(rules=rules).model_dump(mode="json", exclude_none=True)],
+            "policies": [policy.model_dump(mode="json", exclude_none=True)],
             "database": where.database_uri,
             "store": {
                 "uri": f"s3://{where.s3_bucket}",
@@ -109,7 +115,18 @@ def unaccounted(world: World) -> list[str]:
     return [key for key, own in ids.items() if own not in known]
 
 
-def test_killed_at_every_step(world: World, dying: Dying, subtests: pytest.Subtests) -> None:
+#: Without the sweep: around each commit, and between the store and its note.
+_TELLING = (": before commit", ": committed", "objects deleted")
+sweep = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.soak)])
+
+
+def points(steps: list[str], *, every: bool) -> list[int]:
+    """Numbers of the steps to be killed at."""
+    return [i for i, name in enumerate(steps, 1) if every or name.endswith(_TELLING)]
+
+
+@sweep
+def test_killed_at_every_step(world: World, dying: Dying, subtests: pytest.Subtests, every: bool) -> None:
     """Whatever step is the last: every object has a row or an entry, what must stay is whole, and the next
     run finishes."""
     again = "update mlplatform.purged set next_at = now() where state = 'watched'"
@@ -129,7 +146,7 @@ def test_killed_at_every_step(world: World, dying: Dying, subtests: pytest.Subte
     world.retain(rules=RULES)
     assert world.objects() == []
 
-    for point in range(1, len(steps) + 1):
+    for point in points(steps, every=every):
         with subtests.test(point=point, step=steps[point - 1]):
             found = everything(world)
             assert dying.run(world, point, RULES)["code"] == -signal.SIGKILL
@@ -148,7 +165,7 @@ def test_killed_at_every_step(world: World, dying: Dying, subtests: pytest.Subte
             assert world.objects() == []
             after = world.counts()
             assert {t: n - before[t] for t, n in after.items() if n != before[t]} in ({}, {"datasets": 1})
-    for point in range(1, len(steps_again) + 1):
+    for point in points(steps_again, every=every):
         with subtests.test(point=point, again=steps_again[point - 1]):
             run = world.run()
             world.call("runs/delete", run_id=run)
@@ -160,6 +177,108 @@ def test_killed_at_every_step(world: World, dying: Dying, subtests: pytest.Subte
             world.sql.execute(again)
             world.retain(rules=RULES)
             assert world.objects() == []
+
+
+WHOLE = {"experiments": {"softDeletedFor": "0s"}}
+
+
+def _prefix(world: World) -> str:
+    """A parameter's name in brackets would be a pattern."""
+    return world.name.replace("[", "-").replace("]", "-")
+
+
+def deleted_experiment(world: World) -> dict[str, list[str]]:
+    """A new experiment with two runs, a logged model and a trace, deleted; its things, as keys hold them."""
+    name = f"{_prefix(world)}-{time.time_ns()}"
+    world.experiment = world.call("experiments/create", name=name)["experiment_id"]
+    runs = [world.run(age=1) for _ in range(2)]
+    found = {"runs": runs, "models": [world.logged_model(runs[0])], "traces": [world.trace(age=1)]}
+    world.call("experiments/delete", experiment_id=world.experiment)
+    return found
+
+
+@sweep
+def test_killed_while_an_experiment_goes(
+    world: World, dying: Dying, subtests: pytest.Subtests, every: bool
+) -> None:
+    """It is there as a whole or not at all, and the next run finishes it. Where the user restores it in
+    between, nothing of it is missing."""
+    world.retain(rules=WHOLE)
+    before = world.counts()
+    selected = {"experiments": [f"{_prefix(world)}-*"]}
+    deleted_experiment(world)
+    steps = dying.run(world, 0, WHOLE, selected)["steps"]
+    assert "purge experiment: committed" in steps
+    for point in points(steps, every=every):
+        with subtests.test(point=point, step=steps[point - 1]):
+            deleted_experiment(world)
+            whole = world.counts()
+            assert dying.run(world, point, WHOLE, selected)["code"] == -signal.SIGKILL
+            assert world.counts() in (whole, before)
+            assert unaccounted(world) == []
+            assert not world.retain(rules=WHOLE, selector=selected).problems
+            assert world.objects() == []
+            after = world.counts()
+            assert {t: n - before[t] for t, n in after.items() if n != before[t]} == {}
+    with subtests.test(restored=True):
+        found = deleted_experiment(world)
+        whole, objects = world.counts(), world.objects()
+        dying.run(world, steps.index("purge run: committed") + 1, WHOLE, selected)
+        world.call("experiments/restore", experiment_id=world.experiment)
+        assert not world.retain(rules=WHOLE, selector=selected).problems
+        assert [world.stage(run) for run in found["runs"]] == ["active", "active"]
+        assert (world.counts(), world.objects()) == (whole, objects)
+
+
+@sweep
+def test_killed_while_versions_and_orphans_go(
+    world: World, dying: Dying, subtests: pytest.Subtests, every: bool
+) -> None:
+    """The next run finishes it; what is not chosen stays."""
+    model, kept = f"model-{world.experiment}", world.run(age=1)
+    rules = {"modelVersions": {"models": [model], "keepLast": 1}, "orphans": {}}
+    world.version(model, "s3://elsewhere/0")
+
+    def prepare() -> None:
+        world.version(model, "s3://elsewhere/1", tags=[{"key": "a", "value": "b"}])
+        world.retain(rules=rules)
+        world.age_quarantine()
+        for one in (random_id(world.sql), f"models/m-{random_id(world.sql)}"):
+            world.put(f"mlflow-artifacts:/{world.experiment}/{one}/artifacts", "a")
+
+    prepare()
+    steps = dying.run(world, 0, rules)["steps"]
+    assert {"purge version: committed", "orphans: committed"} <= set(steps)
+    for point in points(steps, every=every):
+        with subtests.test(point=point, step=steps[point - 1]):
+            prepare()
+            assert dying.run(world, point, rules)["code"] == -signal.SIGKILL
+            assert dying.run(world, 0, rules)["code"] == 0
+            assert world.one("select count(*) from model_versions where name = %s", model) == 1
+            tags = "select count(*) from model_version_tags where name = %s"
+            assert world.one(tags, model) == 1
+            assert world.objects() == world.objects(kept)
+            assert len(world.objects(kept)) == 2
+
+
+def test_an_experiment_stays_whole_when_a_version_comes_first(world: World) -> None:
+    """Registered from one of its runs after it was chosen: what went before in the transaction comes back."""
+    found = deleted_experiment(world)
+    before, objects = world.counts(), world.objects()
+    model = f"model-{world.experiment}"
+    once = iter([1])
+
+    def act(step: str) -> None:
+        if step == "purge trace: committed" and next(once, None):
+            world.version(model, f"{world.uri(found['runs'][1])}/model")
+
+    policy = world.policy(rules=WHOLE, selector={"experiments": [f"{_prefix(world)}-*"]})
+    report = world.engine(act).run([policy])
+    after = world.counts()
+    changed = {t: n - before[t] for t, n in after.items() if n != before[t]}
+    assert changed == {"registered_models": 1, "model_versions": 1}
+    assert world.objects() == objects
+    assert report.kept["a model version names it"]
 
 
 def with_steps(world: World, act: Callable[[str], None]) -> Report:
@@ -250,15 +369,7 @@ def test_a_version_registered_while_its_run_is_purged(world: World) -> None:
         world.call("runs/delete", run_id=run)
 
     def register(run: str) -> None:
-        # As the server's create_model_version does it: no row of runs is looked at.
-        insert = (
-            "insert into model_versions (name, version, source, storage_location, current_stage, status,"
-            " creation_time, last_updated_time) select %s, coalesce(max(version), 0) + 1, %s, %s, 'None',"
-            " 'READY', 1, 1 from model_versions where name = %s"
-        )
-        with world.database.connect(autocommit=True) as other:
-            other.execute("set lock_timeout = 0")
-            other.execute(insert, (model, f"{uris[run]}/model", f"{uris[run]}/model", model))
+        world.version(model, f"{uris[run]}/model")
 
     thread = threading.Thread(target=register, args=(late,))
 
@@ -397,24 +508,61 @@ def test_a_store_that_throttles_or_loses_answers(world: World, gateway: proxy.Pr
 
 
 def test_a_store_lost_in_the_middle(world: World, gateway: proxy.Proxy) -> None:
-    """Rows are gone, objects are not: they are in the journal, and the next run deletes them."""
-    run = world.run()
+    """Rows are gone and so are some objects; the others are in the journal, and the next run deletes them."""
+    run = world.run(objects=0)
+    where = world.stack.endpoints()
+    filler = Filler(where.s3_endpoint, where.s3_bucket, where.s3_access_key, where.s3_secret_key)
+    filler.put(f"{world.experiment}/{run}/artifacts/{n}" for n in range(1100))
     world.call("runs/delete", run_id=run)
-    bucket = f"/{world.stack.endpoints().s3_bucket}"
-    gateway.on(f"POST {bucket}", proxy.answer(503, _error("ServiceUnavailable"), "application/xml"), times=-1)
+    gateway.on(f"POST /{where.s3_bucket}", proxy.refused_by_reset, times=-1, skip=1)
     report = through(world, gateway).run([world.policy(rules=RULES)])
     assert report.problems
     assert not world.exists(run)
-    assert len(world.objects()) == 2
+    assert 0 < len(world.objects()) < 1100
     assert unaccounted(world) == []
+    assert not world.retain(rules=RULES).problems
+    assert world.objects() == []
+
+
+def refused(world: World, key: str, code: str) -> proxy.Fault:
+    """The store deletes all keys of a request but this one, which it refuses."""
+
+    def fault(exchange: proxy.Exchange) -> None:
+        named = [k.decode() for k in re.findall(rb"<Key>([^<]*)</Key>", exchange.body)]
+        now = datetime.datetime.now(datetime.UTC)
+        assert not world.store.delete([Found(k, 0, now) for k in named if k != key])
+        error = f"<Error><Key>{key}</Key><Code>{code}</Code><Message>fault</Message></Error>"
+        body = f"<DeleteResult>{error if key in named else ''}</DeleteResult>"
+        proxy.answer(200, body.encode(), "application/xml")(exchange)
+
+    return fault
+
+
+def test_a_single_key_that_is_refused_holds_nothing_up(world: World, gateway: proxy.Proxy) -> None:
+    """It stays, with its journal entry and the store's reason; everything else goes."""
+    held, other = world.run(), world.run()
+    key = f"{world.experiment}/{held}/artifacts/folder/file-0"
+    assert key in world.objects()
+    for run in (held, other):
+        world.call("runs/delete", run_id=run)
+    bucket = f"/{world.stack.endpoints().s3_bucket}"
+    gateway.on(f"POST {bucket}", refused(world, key, "InternalError"), times=1)
+    gateway.on(f"POST {bucket}", refused(world, key, "AccessDenied"), times=-1)
+    report = through(world, gateway).run([world.policy(rules=RULES)])
+    # What passes is tried again at once; what does not, once more at the end, after the second look.
+    assert gateway.count(f"POST {bucket}") == 3
+    assert len(report.problems) == 1, "it is told once"
+    assert f"{key}: AccessDenied" in report.problems[0]
+    assert report.waiting == 1
+    assert world.objects() == [key]
+    states = dict(world.sql.execute("select id, state from mlplatform.purged where kind = 'run'").fetchall())
+    assert (states[held], states[other]) == ("pending", "watched")
     assert not world.retain(rules=RULES).problems
     assert world.objects() == []
 
 
 def test_keys_that_are_refused_wait_in_the_journal_until_their_date(world: World) -> None:
     """Object Lock refuses two versions: the others go, nothing else is held up, the date is told."""
-    import datetime
-
     where = world.stack.endpoints()
     login = S3Login(where.s3_endpoint, "us-east-1", where.s3_access_key, where.s3_secret_key)
     bucket = f"locked-{time.time_ns()}"

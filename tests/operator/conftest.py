@@ -39,7 +39,7 @@ def established(server: clusters.Kubernetes) -> Cluster:
 
 
 @pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Kubernetes]:
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.ControlPlane]:
     """kube-apiserver and etcd that know our kinds."""
     with clusters.control_plane(tmp_path_factory.mktemp("control-plane")) as server:
         established(server)
@@ -54,7 +54,7 @@ def cluster(control_plane: clusters.Kubernetes) -> Cluster:
 
 @pytest.fixture(scope="session")
 def site(
-    control_plane: clusters.Kubernetes,
+    control_plane: clusters.ControlPlane,
     cluster: Cluster,
     stack: Stack,
     tmp_path_factory: pytest.TempPathFactory,

@@ -9,10 +9,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,6 +92,27 @@ class Process:
         wanted = self.rounds() + count + 1
         eventually(lambda: self.rounds() >= wanted, "another full round")
 
+    @contextlib.contextmanager
+    def always_ready(self) -> Iterator[None]:
+        """From when it is ready first until the block ends, `/readyz` says nothing else."""
+        eventually(lambda: self.ask("/readyz")[0] == 200, "ready")
+        stop, wrong = threading.Event(), []
+
+        def look() -> None:
+            while not stop.wait(0.2):
+                found = self.ask("/readyz")
+                if found != (200, "ok"):
+                    wrong.append(found)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        assert not wrong
+
     def end(self, number: int = signal.SIGTERM) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
@@ -102,7 +124,7 @@ class Process:
 class Site:
     """A cluster with our kinds and an MLflow with auth."""
 
-    control_plane: clusters.Kubernetes
+    control_plane: clusters.ControlPlane
     cluster: Cluster
     stack: Stack
     folder: Path
@@ -117,20 +139,23 @@ class Site:
         *arguments: str,
         module: str = "mlflow_platform.cli",
         interval: float = INTERVAL,
-        name: str = "mlplatform",
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> Process:
         log = self.folder / f"operator-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", module, *arguments, "operator", "run"]
-        command += ["--kubeconfig", str(self.control_plane.kubeconfig), "--namespace", OPS, "--name", name]
-        command += ["--interval", str(interval), "--port", "0"]
+        command += ["--kubeconfig", str(self.control_plane.kubeconfig), "--namespace", OPS]
+        command += ["--interval", str(interval), "--port", "0", *options]
         with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, env={**os.environ, **(environment or {})}
+            )
         return Process(process, log)
 
     @contextlib.contextmanager
-    def running(self, name: str = "mlplatform") -> Iterator[Process]:
+    def running(self, *options: str, interval: float = INTERVAL) -> Iterator[Process]:
         """An operator that leads; ended in every case."""
-        started = self.start(name=name)
+        started = self.start(interval=interval, options=options)
         try:
             eventually(lambda: started.leading, "leading")
             yield started

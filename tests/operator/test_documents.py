@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from mlflow_platform.model.base import API_VERSION
 from mlflow_platform.model.crd import FINALIZER
 from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE
 from tests.operator.running import OPS, Process, Site, document, eventually, experiment
@@ -53,9 +54,12 @@ def test_drift_is_corrected_and_an_event_says_what_differed(site: Site, operator
     site.apply(experiment("drifting", tags={"team": "search"}))
     site.reach("Experiment", "drifting", "Synced")
     site.set_tag("drifting", "team", "mine")
+    rounds = operator.rounds()
+    eventually(lambda: site.experiment("drifting")["tags"]["team"] == "search", "it is corrected")
+    # One may have looked before, the next one corrects, and one more while this test was not at it.
+    assert operator.rounds() <= rounds + 3
     said = site.event("drifting", "DriftCorrected")
     assert 'tags.team: "mine" -> "search"' in said
-    assert site.experiment("drifting")["tags"]["team"] == "search"
     assert "mlplatform.io/mark" in site.experiment("drifting")["tags"]
     assert site.experiment("drifting")["tags"]["mlplatform.io/mark"].startswith('{"owner": "k8s:')
 
@@ -80,6 +84,60 @@ def test_a_document_that_goes_leaves_or_takes_its_object_as_it_says(site: Site, 
     # Another mind: the finalizer goes with the policy.
     site.apply(experiment("goes", deletionPolicy="Retain"))
     eventually(lambda: "finalizers" not in site.find("Experiment", "goes")["metadata"], "it is still held")
+
+
+def test_a_document_is_made_again_while_its_finalizer_is_pending(site: Site, operator: Process) -> None:
+    """As a GitOps tool does, which applies again and again what somebody deletes."""
+    site.server("pending")
+    wanted = experiment("again", server="pending", deletionPolicy="Delete", tags={"a": "b"})
+    site.apply(wanted)
+    site.reach("Experiment", "again", "Synced")
+    first = site.find("Experiment", "again")["metadata"]["uid"]
+    id_ = site.experiment("again")["experiment_id"]
+    site.server("pending", trackingUri="http://127.0.0.1:9")
+    site.reach("TrackingServer", "pending", "ServerUnavailable", namespace="")
+    site.delete("Experiment", "again")
+    text = yaml.safe_dump(wanted)
+
+    def applied() -> str:
+        # Refused where the document goes between kubectl's look and its patch.
+        site.control_plane.try_kubectl("apply", "-f", "-", stdin=text)
+        return str(site.find("Experiment", "again").get("metadata", {}).get("uid", ""))
+
+    assert applied() == first, "it is held until its object is deleted"
+    assert "deletionTimestamp" in site.find("Experiment", "again")["metadata"]
+    assert site.experiment("again")["lifecycle_stage"] == "active"
+    site.server("pending")
+    eventually(lambda: applied() not in ("", first), "it is made again")
+    site.reach("Experiment", "again", "Synced")
+    found = site.experiment("again")
+    assert (found["experiment_id"], found["lifecycle_stage"], found["tags"]["a"]) == (id_, "active", "b")
+    assert site.find("Experiment", "again")["metadata"]["finalizers"] == [FINALIZER]
+    site.delete("Experiment", "again")
+    site.gone("Experiment", "again")
+    site.delete("TrackingServer", "pending", "")
+
+
+def test_another_document_takes_over_while_a_finalizer_is_pending(site: Site, operator: Process) -> None:
+    site.apply(experiment("heirloom", deletionPolicy="Delete"))
+    site.reach("Experiment", "heirloom", "Synced")
+    site.cluster.patch(  # held by somebody else, too
+        *(API_VERSION, "Experiment", OPS, "heirloom"),
+        {"metadata": {"finalizers": [FINALIZER, "example.com/other"]}},
+    )
+    site.delete("Experiment", "heirloom")
+    eventually(
+        lambda: site.find("Experiment", "heirloom")["metadata"]["finalizers"] == ["example.com/other"],
+        "ours is gone",
+    )
+    assert site.experiment("heirloom")["lifecycle_stage"] == "deleted"
+    site.apply(experiment("heir", name="heirloom", tags={"of": "heir"}))
+    site.reach("Experiment", "heir", "Synced")
+    site.cluster.patch(API_VERSION, "Experiment", OPS, "heirloom", {"metadata": {"finalizers": []}})
+    site.gone("Experiment", "heirloom")
+    operator.another_round()
+    found = site.experiment("heirloom")
+    assert (found["lifecycle_stage"], found["tags"]["of"]) == ("active", "heir")
 
 
 def test_a_set_that_loses_a_member_gives_it_up_as_it_says(site: Site, operator: Process) -> None:
@@ -210,7 +268,12 @@ def test_a_server_that_is_not_there_and_a_document_that_is_let_go(site: Site, op
     )
     site.gone("Experiment", "lost")
     assert site.experiment("lost")["lifecycle_stage"] == "active"
+    round_ = ("last_round_timestamp_seconds", 'server="nowhere"')
+    assert operator.metric(*round_) > 0
     site.delete("TrackingServer", "nowhere", "")
+    eventually(
+        lambda: operator.metric(*round_) == 0, "its last round is not told any more, else it would age"
+    )
 
 
 def test_the_brake_stops_a_plan_until_its_hash_is_allowed(site: Site, operator: Process) -> None:

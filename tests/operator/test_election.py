@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlflow_platform.adapters.election import Elector, NotLeading, Term, Timing, clock
 from mlflow_platform.adapters.kubernetes import Cluster
+from tests.operator.between import by_way_of
 from tests.operator.running import Site, eventually
 
 TIMING = Timing(lease=3.0, renew=1.5, retry=0.3)
@@ -105,12 +107,12 @@ def test_a_lease_that_is_given_back_is_free_at_once(electors: list[Elector]) -> 
 
 
 def test_a_leader_whose_api_server_is_gone_stops_by_its_own_clock(
-    electors: list[Elector], site: Site
+    electors: list[Elector], site: Site, tmp_path: Path
 ) -> None:
     first = electors[0]
     term = acquired(first)
-    gone = Cluster.connect(site.control_plane.kubeconfig)
-    gone.client.configuration.host = "https://127.0.0.1:9"
+    # Not by the connection's own settings: the Kubernetes client reads the host anew with the token.
+    gone = Cluster.connect(by_way_of(site, "https://127.0.0.1:9", tmp_path).control_plane.kubeconfig)
     gone.patience = 0.2
     first._cluster = replace(gone, _kinds=first._cluster._kinds)
     first.keep(term)

@@ -27,11 +27,11 @@ def test_two_in_one_namespace_lead_and_each_serves_its_own(site: Site, operator:
     assert site.find("Experiment", "theirs").get("status", {}).get("conditions", []) == []
     assert site.experiment("theirs") == {}
 
-    with site.running("second"):
+    with site.running("--name", "second"):
         site.reach("Experiment", "theirs", "Synced")
         assert operator.leading
     # What is handed over is served by the next.
-    patch = {"metadata": {"annotations": {OPERATOR: f"{OPS}/mlplatform"}}}
+    patch["metadata"] = {"annotations": {OPERATOR: f"{OPS}/mlplatform"}}
     site.cluster.patch("mlplatform.io/v1alpha1", "TrackingServer", "", "of-second", patch)
     site.set_tag("theirs", "team", "mine")
     site.apply(experiment("theirs", server="of-second", tags={"team": "search"}))
@@ -76,7 +76,7 @@ def test_undeploy_settles_what_nobody_serves_afterwards_and_nothing_else(cluster
         assert {n for n in names if held(cluster, n)} == {"of-b", "of-any", "of-none", "going"}
         with pytest.raises(Transient, match="Experiment/going is being deleted"):
             undeploy(cluster, B, chart, delete_data=False, timeout=1)
-        patch = {"metadata": {"finalizers": []}}
+        patch: dict[str, Any] = {"metadata": {"finalizers": []}}
         cluster.patch("mlplatform.io/v1alpha1", "Experiment", "both", "going", patch)
         assert "Deployment/b-operator" in undeploy(cluster, B, chart, delete_data=False, timeout=60)
         assert not [n for n in names[:-1] if held(cluster, n)]

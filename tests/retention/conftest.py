@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,15 @@ from mlflow_platform.retention.report import Report
 from mlflow_platform.retention.roots import Roots
 
 DAY = 86_400_000
+
+
+class Later(S3Store):
+    """The stack's store, some days from now."""
+
+    days = 8
+
+    def now(self) -> datetime.datetime:
+        return super().now() + datetime.timedelta(days=self.days)
 
 
 @dataclass
@@ -207,8 +217,12 @@ class World:
         return int(now - days * DAY)
 
     def counts(self) -> dict[str, int]:
-        """Rows of every table of MLflow's."""
-        tables = self.sql.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
+        """Rows of every table of the database but the journal's."""
+        tables = self.sql.execute(
+            "select case table_schema when 'public' then '' else table_schema || '.' end || table_name from"
+            " information_schema.tables where table_type = 'BASE TABLE'"
+            " and table_schema not in ('mlplatform', 'information_schema', 'pg_catalog')"
+        ).fetchall()
         return {t: self.one(f"select count(*) from {t}") for (t,) in sorted(tables)}
 
     def age_quarantine(self) -> None:

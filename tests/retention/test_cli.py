@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlflow_platform.adapters.postgres import exclusive
 from mlflow_platform.cli.root import run
 from tests.retention.conftest import World
 
@@ -40,6 +42,8 @@ def test_plan_run_status_undo(world: World, folder: Path, capsys: pytest.Capture
     assert (plan["dryRun"], plan["quarantined"], plan["objects"], plan["bytes"]) == (True, {"run": 3}, 6, 60)
     assert plan["experiments"][0]["name"] == world.name
     assert {world.stage(r) for r in runs} == {"active"}
+    assert run(["retention", "plan", *paths, "--no-exit-code", "--json"]) == 0
+    assert printed(capsys)["quarantined"] == {"run": 3}
 
     assert run(["retention", "run", *paths, "--json"]) == 0
     assert printed(capsys)["quarantined"] == {"run": 3}
@@ -57,6 +61,18 @@ def test_plan_run_status_undo(world: World, folder: Path, capsys: pytest.Capture
     assert [world.exists(r) for r in runs] == [True, False, False]
     assert run(["retention", "plan", *paths]) == 0, "what undo brought back is not chosen again"
     assert "Nothing to delete." in capsys.readouterr().out
+
+
+def test_a_run_waits_for_another_as_long_as_it_is_told(
+    world: World, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with exclusive(world.database) as other:
+        assert run(["retention", "run", str(folder), "--wait", "0"]) == 1
+        assert "another retention run is at work on this database" in capsys.readouterr().err
+        ending = threading.Timer(1.0, other.close)
+        ending.start()
+        assert run(["retention", "run", str(folder), "--wait", "60"]) == 0
+        ending.join()
 
 
 def test_undo_of_one_policy(world: World) -> None:

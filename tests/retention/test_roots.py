@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from mlflow_platform.adapters.files import FileStore
-from mlflow_platform.adapters.object_store import Found, ObjectStore
+from mlflow_platform.adapters.object_store import MOST_KEYS, Found, ObjectStore, Refusal
 from mlflow_platform.adapters.s3 import S3Login, S3Store
 from mlflow_platform.errors import BadInput
 from mlflow_platform.retention.engine import Engine
 from mlflow_platform.retention.objects import empty, walk
 from mlflow_platform.retention.roots import MARKER, Place, Roots
-from tests.retention.conftest import World, random_id
+from tests.retention.conftest import Later, World, random_id
 
 DELETED = {"runs": {"softDeletedFor": "0s"}}
 
@@ -194,15 +196,6 @@ def test_a_local_folder_as_root(world: World, tmp_path: Path) -> None:
         FileStore(str(tmp_path / "nowhere"))
 
 
-class Later(S3Store):
-    """The stack's store, some days from now."""
-
-    days = 8
-
-    def now(self) -> datetime.datetime:
-        return super().now() + datetime.timedelta(days=self.days)
-
-
 def test_orphans(world: World) -> None:
     """Only objects that no row, version or journal entry names, of MLflow's shapes, past the grace."""
     where = world.stack.endpoints()
@@ -294,3 +287,36 @@ def test_files_are_listed_in_the_order_of_s3(tmp_path: Path) -> None:
     assert [one.key for one in store.page("a/b").found] == ["a/b.c", "a/b/c", "a/b/x"]
     assert store.delete([Found("ab", 0, datetime.datetime.now(datetime.UTC))]), "a folder is no object"
     assert (tmp_path / "ab").is_dir()
+
+
+class Counting(FileStore):
+    """A folder that counts how many requests to delete are under way at once."""
+
+    together = most = 0
+
+    def __init__(self, uri: str, meet: threading.Barrier | None) -> None:
+        super().__init__(uri)
+        self.meet, self.lock = meet, threading.Lock()
+
+    def delete(self, objects: Sequence[Found]) -> Mapping[Found, Refusal]:
+        with self.lock:
+            self.together += 1
+            self.most = max(self.most, self.together)
+        if self.meet:
+            self.meet.wait(30)
+        try:
+            return super().delete(objects)
+        finally:
+            with self.lock:
+                self.together -= 1
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_one_request_at_a_time_while_the_server_is_slow(tmp_path: Path, slow: bool) -> None:
+    (tmp_path / "1/a").mkdir(parents=True)
+    for n in range(2 * MOST_KEYS):
+        (tmp_path / f"1/a/{n}").touch()
+    store = Counting(str(tmp_path), None if slow else threading.Barrier(2))
+    done = list(empty(store, ["1/a/"], pause=lambda: slow))
+    assert [(one.objects, one.whole) for one in done] == [(2 * MOST_KEYS, True)]
+    assert store.most == (1 if slow else 2)

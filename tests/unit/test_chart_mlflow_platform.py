@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from mlflow_platform.chart import Manifest, Release, find_chart
-from mlflow_platform.deploy import external, smoke
+from mlflow_platform.cli.root import run
+from mlflow_platform.deploy import external, policies, smoke
 from mlflow_platform.deploy.phases import secrets_of
-from mlflow_platform.errors import BadInput
+from mlflow_platform.errors import BadDocuments, BadInput
 from mlflow_platform.model import DOCUMENTS, TrackingServer, crd
 from mlflow_platform.model.crd import RECONCILED
 from mlflow_platform.operator import process
 from tests import golden_files
 
 CHART = find_chart()
+NIGHTLY = "{name: nightly, spec: {schedule: 0 2 * * *, rules: {runs: {keepLast: 9}}}}"
+LOOK = "{name: look, spec: {schedule: '@weekly', suspend: true, dryRun: true, rules: {orphans: {}}}}"
 #: What each profile, or combination of choices, is rendered with.
 CASES: dict[str, tuple[str, list[str]]] = {
     "default": ("", []),
@@ -57,6 +62,9 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "server.extraVolumeMounts=[{name: v, mountPath: /v}]",
             "ingress={enabled: true, host: mlflow.example.com, className: nginx}",
             "ingress.tls={secretName: t, clusterIssuer: le}",
+            f"retention.policies=[{NIGHTLY}, {LOOK}]",
+            "retention.egress=[{ports: [{port: 9000}]}]",
+            "jobs.extraEnv=[{name: A, value: b}]",
         ],
     ),
     "operator": ("", ["operator.enabled=true", "operator.secretNamespaces=[team-a]"]),
@@ -87,6 +95,8 @@ OPERATOR = {
     (kind, "mlflow-operator")
     for kind in ("NetworkPolicy", "PodDisruptionBudget", "ServiceAccount", "ConfigMap", "Role", "RoleBinding")
 } | {
+    ("Service", "mlflow-operator"),
+    ("NetworkPolicy", "mlflow-scheduled"),
     ("Deployment", "mlflow-operator"),
     ("ClusterRole", "mlflow-mlflow-operator-93fff73e"),
     ("ClusterRoleBinding", "mlflow-mlflow-operator-93fff73e"),
@@ -110,7 +120,9 @@ SETS = {
         ("ConfigMap", "mlflow-dashboard"),
     },
     "external": COMMON
-    | {("Ingress", "mlflow"), ("Deployment", "mlflow-jobs"), ("NetworkPolicy", "mlflow-jobs")},
+    | {("Ingress", "mlflow"), ("Deployment", "mlflow-jobs"), ("NetworkPolicy", "mlflow-jobs")}
+    | {("NetworkPolicy", "mlflow-scheduled")}
+    | {(k, f"mlflow-retention-{name}") for k in ("ConfigMap", "CronJob") for name in ("nightly", "look")},
 }
 
 
@@ -130,6 +142,15 @@ def pods(manifests: list[Manifest]) -> Iterator[Mapping[str, Any]]:
     for m in manifests:
         if m.kind in ("Deployment", "StatefulSet", "Job"):
             yield m.object["spec"]["template"]
+        elif m.kind == "CronJob":
+            yield m.object["spec"]["jobTemplate"]["spec"]["template"]
+        elif (m.kind, m.name) == ("ConfigMap", "mlflow-operator"):
+            yield job_template(m)["cronJob"]["spec"]["jobTemplate"]["spec"]["template"]
+
+
+def job_template(config: Manifest) -> Any:
+    """What the operator makes CronJobs from."""
+    return yaml.safe_load(config.object["data"]["jobs.yaml"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -212,7 +233,7 @@ def test_whatever_uses_the_store_may_go_where_its_login_comes_from() -> None:
     objects = rendered("external", ways, "store.external.credentials=identity", "store.existingSecret=''")
     policies = {m.name: m.object["spec"] for m in objects if m.kind == "NetworkPolicy"}
     agent = {"ipBlock": {"cidr": "169.254.170.23/32"}}
-    users = {f"mlflow-{component}" for component in ("server", "jobs", "migrate", "rotate")}
+    users = {f"mlflow-{component}" for component in ("server", "jobs", "migrate", "rotate", "scheduled")}
     for name, policy in policies.items():
         egress = policy.get("egress", [])
         assert any(agent in rule.get("to", ()) for rule in egress) == (name in users), name
@@ -265,7 +286,7 @@ def test_each_release_has_an_operator_of_its_own() -> None:
 #: Each workload that the chart runs: the values that are its own, and the component of its pods.
 WORKLOADS = {
     "server": ("server",),
-    "jobs": ("bootstrap", "migrate"),
+    "jobs": ("bootstrap", "migrate", "scheduled"),
     "database.bundled": ("postgres",),
     "store.bundled": ("store",),
     "operator": ("operator",),
@@ -455,6 +476,11 @@ def test_the_operator_may_touch_documents_and_read_single_secrets_and_nothing_el
     assert sorted(status["resources"]) == [f"{p}/status" for p in plurals]
     assert (status["verbs"], events["verbs"], server["verbs"]) == (["patch"], ["create"], ["create"])
     assert "secrets" not in documents["resources"] + status["resources"] + namespaces["resources"]
+    assert roles["mlflow-operator"][3:] == [
+        {"apiGroups": ["batch"], "resources": ["cronjobs"], "verbs": ["list", "create", "update", "delete"]},
+        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "create", "update", "delete"]},
+    ]
     for name in ("mlflow-mlflow-operator-93fff73e-secrets", "mlflow-operator"):
         (secrets,) = (rule for rule in roles[name] if "secrets" in rule["resources"])
         assert secrets["verbs"] == ["get"]
@@ -463,3 +489,83 @@ def test_the_operator_may_touch_documents_and_read_single_secrets_and_nothing_el
     (config,) = (m.object for m in found if (m.kind, m.name) == ("ConfigMap", "mlflow-operator"))
     server = yaml.safe_load(config["data"]["default-server.yaml"])
     assert TrackingServer.model_validate(server).spec.trackingUri == "http://mlflow.mlflow.svc:5000"
+
+
+def test_jobs_of_the_operator_and_of_the_chart_are_the_same_but_for_who_made_them() -> None:
+    found = rendered("operator", f"retention.policies=[{NIGHTLY}]")
+    (config,) = (m for m in found if (m.kind, m.name) == ("ConfigMap", "mlflow-operator"))
+    (wanted,) = (m.object for m in found if m.kind == "CronJob")
+    template = job_template(config)
+    assert template["trackingUri"] == "http://mlflow.mlflow.svc:5000"
+    made = template["cronJob"]["spec"]
+    job, mine = (spec["jobTemplate"]["spec"]["template"]["spec"] for spec in (made, wanted["spec"]))
+    job["containers"][0]["env"] += template["env"]
+    job["containers"][0]["args"] = mine["containers"][0]["args"]
+    (documents,) = (v for v in job["volumes"] if v["name"] == "documents")
+    documents["configMap"]["name"] = wanted["metadata"]["name"]
+    assert {**made, "schedule": "0 2 * * *", "suspend": False} == wanted["spec"]
+
+
+def test_jobs_reach_the_data_and_nothing_else() -> None:
+    found = rendered("operator")
+    allowed = {m.name: m.object["spec"] for m in found if m.kind == "NetworkPolicy"}
+    own = allowed["mlflow-scheduled"]
+    assert own["policyTypes"] == ["Egress"]
+    targets = [
+        to["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for rule in own["egress"]
+        for to in rule["to"]
+    ]
+    assert targets == ["postgres", "store", "server"]
+    for name in targets:
+        clients = str(allowed[f"mlflow-{name}"]["ingress"])
+        assert "'app.kubernetes.io/component': 'scheduled'" in clients
+        assert "scheduled" not in str(
+            next(
+                m for m in rendered("default") if (m.kind, m.name) == ("NetworkPolicy", f"mlflow-{name}")
+            ).object
+        )
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (f"{{name: {'a' * 40}, spec: {{schedule: '@daily', rules: {{}}}}}}", "at most 35 characters"),
+        ("{name: a, spec: {schedule: '@daily', server: other, rules: {}}}", "leave spec.server out"),
+        ("{name: a, spec: {rules: {}}}", "schedule"),
+        ("{name: A, spec: {schedule: '@daily', rules: {}}}", "retention.policies[0].name"),
+    ],
+)
+def test_policies_that_the_chart_refuses(policy: str, said: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(said)):
+        rendered("default", f"retention.policies=[{policy}]")
+
+
+def test_policies_among_values_are_checked_with_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(
+        "retention:\n  policies:\n    - name: nightly\n      spec:\n        schedule: 0 26 * * *\n"
+        "        rules:\n          runs: {olderThan: 9d}\n",
+        "utf-8",
+    )
+    with pytest.raises(BadDocuments) as caught:
+        policies.check(CHART.values(files=[path]))
+    assert [str(p.where) for p in caught.value.problems] == [f"{path}:5:9"]
+    assert "'26' is no hour: 0 to 23" in str(caught.value.problems[0])
+    path.write_text(path.read_text("utf-8").replace("26", "2").replace("9d", "3 days, kepLast: 1"), "utf-8")
+    with pytest.raises(BadDocuments) as caught:
+        policies.check(CHART.values(files=[path]))
+    assert [str(p.where) for p in caught.value.problems] == [f"{path}:7:18", f"{path}:7:37"]
+    assert "did you mean keepLast?" in str(caught.value.problems[1])
+    policies.check(CHART.values())
+
+
+@pytest.mark.parametrize("command", [["render"], ["deploy", "--kubeconfig", "/nowhere"]])
+def test_a_bad_policy_is_said_before_anything_is_done(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = "retention.policies=[{name: a, spec: {schedule: '@daily', rules: {}}}]"
+    assert run([*command, "--set", setting]) == 1
+    shown = capsys.readouterr()
+    assert "the policy has no rule" in shown.err
+    assert shown.out == ""

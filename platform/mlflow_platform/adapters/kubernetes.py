@@ -163,12 +163,13 @@ class Cluster:
         made: Mapping[str, Any] = self._json("POST", path, query=query, body=wanted)
         return made
 
-    def replace(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    def replace(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Mapping[str, Any]:
         """Put the object in the place of the one of the same resourceVersion; the code 409 where that has
         changed."""
         meta = wanted["metadata"]
         path = self._path(wanted["apiVersion"], wanted["kind"], meta.get("namespace", ""), meta["name"])
-        found: Mapping[str, Any] = self._json("PUT", path, query={"fieldManager": FIELD_MANAGER}, body=wanted)
+        query = {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry_run else {})}
+        found: Mapping[str, Any] = self._json("PUT", path, query=query, body=wanted)
         return found
 
     def patch(
@@ -315,21 +316,28 @@ class Cluster:
                     preload_content=not stream,
                 )
             except HTTPError as error:
-                reason = str(error).split(": ", 1)[-1]
+                reason, pause = str(error).split(": ", 1)[-1], 1.0
             else:
                 if answer.status < 300:
                     return answer
-                reason = _words(answer)
+                reason, pause = _words(answer), _retry_after(answer)
                 if answer.status == 401:
                     raise Fatal(f"{self.address} does not accept the login: {reason}")
                 if (answer.status < 500 and answer.status != 429) or _BAD_PATCH in reason:
                     raise Rejected(f"{what}: {reason}" if what else reason, code=str(answer.status))
-            if time.monotonic() > deadline:
+            if time.monotonic() + pause > deadline:
                 raise Transient(
                     f"the Kubernetes API at {self.address} does not answer: {reason}",
                     remedy="check the kubeconfig's context and the way to the cluster",
                 )
-            time.sleep(1)
+            time.sleep(pause)
+
+
+def _retry_after(answer: Any) -> float:
+    """Seconds to wait before the next try. kube-apiserver gives whole seconds where it throttles
+    (apiserver: flowcontrol) and while it starts; one otherwise."""
+    given = answer.headers.get("retry-after", "")
+    return max(1.0, float(given)) if given.isdigit() else 1.0
 
 
 def _words(answer: Any) -> str:

@@ -37,6 +37,7 @@ class S3Store:
     def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 4) -> None:
         """`uri` is `s3://bucket` or `s3://bucket/prefix`. `all_versions`: list and delete every version."""
         import boto3
+        import botocore.session
         from botocore.config import Config
 
         parts = urlsplit(uri)
@@ -48,7 +49,9 @@ class S3Store:
         self._bucket = parts.netloc
         self._base = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
         self._all_versions = all_versions
-        self._client = boto3.session.Session().client(
+        core = botocore.session.get_session()
+        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+        self._client = boto3.session.Session(botocore_session=core).client(
             "s3",
             endpoint_url=login.endpoint,
             region_name=login.region,
@@ -201,6 +204,17 @@ class S3Store:
             raise Fatal(f"{self.uri}: there are no keys for the store", remedy="give it its keys") from error
         except BotoCoreError as error:
             raise Transient(f"{self.uri}: {error}", remedy="run it again when the store answers") from error
+
+
+def _moment(text: Any) -> datetime.datetime:
+    """A time in an answer of S3. boto3's way to read it takes three quarters of the time of a listing."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        found: datetime.datetime = parse_timestamp(text)
+        return found
 
 
 class _Missing(Exception):

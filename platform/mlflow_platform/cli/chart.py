@@ -62,6 +62,10 @@ def render_command(
     """
     chart = Chart(folder) if folder else find_chart()
     values = chart.values(profile=profile, files=files, settings=settings)
+    if values.data.get("retention", {}).get("policies"):
+        from mlflow_platform.deploy import policies
+
+        policies.check(values)
     manifests = _only(chart.render(values, Release(name, namespace), kube_version=kube_version), show_only)
     if output_dir is None:
         click.echo("".join(m.text() for m in manifests), nl=False)

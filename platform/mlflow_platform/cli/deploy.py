@@ -93,8 +93,9 @@ def deploy_command(
     release = Release(name, namespace)
     chart.render(values, release)  # a mistake in the values is known without a cluster
     from mlflow_platform.adapters.kubernetes import Cluster
-    from mlflow_platform.deploy import Deployment
+    from mlflow_platform.deploy import Deployment, policies
 
+    policies.check(values)
     deployment = Deployment(
         Cluster.connect(kubeconfig, context), chart, values, release, timeout, screen(quiet=as_json)
     )

@@ -48,6 +48,11 @@ def operator_command() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A TrackingServer document to create if there is none of its name.",
 )
+@click.option(
+    "--job-template",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What the chart says of jobs. Without it, retention policies are not carried out.",
+)
 def run_command(
     kubeconfig: Path | None,
     context: str,
@@ -56,6 +61,7 @@ def run_command(
     interval: float,
     port: int,
     default_server: Path | None,
+    job_template: Path | None,
 ) -> None:
     """Run until SIGTERM. Several replicas may run: one leads, the others wait.
 
@@ -80,5 +86,6 @@ def run_command(
             interval=interval,
             port=port,
             default_server=default_server,
+            job_template=job_template,
         )
     )

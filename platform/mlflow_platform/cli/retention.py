@@ -51,6 +51,7 @@ def retention_command() -> None:
 @server_option
 @secrets_option
 @click.option("--no-sizes", is_flag=True, help="Do not ask the stores for objects, bytes and orphans.")
+@click.option("--no-exit-code", is_flag=True, help="Exit 0 also where something would go.")
 @json_option
 def plan_command(
     paths: tuple[Path, ...],
@@ -58,6 +59,7 @@ def plan_command(
     server: str,
     secrets: str | None,
     no_sizes: bool,
+    no_exit_code: bool,
     as_json: bool,
 ) -> int:
     """Show what `run` would quarantine and purge now, by experiment, and change nothing.
@@ -74,7 +76,7 @@ def plan_command(
     with _opened(paths, names, server, secrets) as site:
         report = Engine(site.database, site.roots).plan(site.policies, sizes=not no_sizes)
     _print(report, as_json)
-    return EXIT_OK if report.empty else EXIT_DIFFERENCES
+    return EXIT_OK if report.empty or no_exit_code else EXIT_DIFFERENCES
 
 
 @retention_command.command("run")
@@ -83,6 +85,14 @@ def plan_command(
 @server_option
 @secrets_option
 @click.option("--allow-destructive", metavar="HASH", help="Let the choice of this hash pass the brake.")
+@click.option(
+    "--wait",
+    "patience",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0.0),
+    help="Seconds to wait for a migration, a backup or another run.",
+)
 @click.option("--claim", is_flag=True, help="Mark unmarked roots although this database is a copy.")
 @json_option
 def run_command(
@@ -91,6 +101,7 @@ def run_command(
     server: str,
     secrets: str | None,
     allow_destructive: str | None,
+    patience: float,
     claim: bool,
     as_json: bool,
 ) -> int:
@@ -107,7 +118,7 @@ def run_command(
     from mlflow_platform.retention.engine import Engine
 
     with _opened(paths, names, server, secrets) as site, _progress(quiet=as_json) as (say, progress):
-        engine = Engine(site.database, site.roots, site.ask, say, progress)
+        engine = Engine(site.database, site.roots, site.ask, say, progress, patience=patience)
         report = engine.run(site.policies, allowed=allow_destructive, claim_roots=claim)
     _print(report, as_json)
     return EXIT_ERROR if report.problems else EXIT_OK

@@ -20,7 +20,7 @@ READ_ONCE = frozenset({"postgres", "store"})
 #: Kinds a deployment waits for.
 WORKLOADS = ("Job", "StatefulSet", "Deployment", "Cluster")
 #: Everything else that belongs to the servers: a way in only leads to pods that are there.
-_WITH_SERVERS = ("Deployment", "Ingress", "HTTPRoute", "ServiceMonitor")
+_WITH_SERVERS = ("Deployment", "CronJob", "Ingress", "HTTPRoute", "ServiceMonitor")
 #: What the chart may have made before, under other values or in another version, with no content of its
 #: own: a deployment removes what is no longer rendered. Never Secrets, volumes or a CloudNativePG Cluster,
 #: whose volumes go with it.

@@ -42,6 +42,8 @@ def _remove(
     if pods:
         _gone(cluster, release, chart, deadline)
     if operated:
+        # What the operator has made again while it was being deleted.
+        _delete(cluster, [f for f in existing(cluster, release, chart) if f["kind"] == "CronJob"], deadline)
         _release(cluster, release, alone=alone)
     # Last, so that no pod ever runs without the rules that fence it in.
     _delete(cluster, [f for f in found if f["kind"] == "NetworkPolicy"], deadline)

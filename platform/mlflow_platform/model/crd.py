@@ -32,8 +32,8 @@ MAX_MESSAGE, MAX_REASON = 32_768, 1_024
 MAX_FAILURES = 20
 
 
-#: A document that nobody carries out must not be accepted: policies are run by `mlplatform retention` so far.
-RECONCILED = tuple(kind for kind in DOCUMENTS if kind != "RetentionPolicy")
+#: A document that nobody carries out must not be accepted; a test holds that the operator knows each.
+RECONCILED = tuple(DOCUMENTS)
 
 
 def definition(kind: str) -> Schema:
@@ -198,6 +198,11 @@ def _status(kind: str) -> Schema:
             "x-kubernetes-list-type": "atomic",
             "description": f"The first {MAX_FAILURES} members that are not, and why.",
         }
+    if _scheduled(kind):
+        time = {"type": "string", "format": "date-time"}
+        properties["cronJob"] = {"type": "string", "maxLength": 253, "description": "CronJob that runs it."}
+        properties["lastRunTime"] = {**time, "description": "When a job last ended, well or not."}
+        properties["lastSuccessfulTime"] = {**time, "description": "When a job last ended well."}
     if kind == "TrackingServer":
         properties["version"] = {"type": "string", "maxLength": 64, "description": "Of MLflow."}
         properties["declared"] = {**count, "description": "Objects that documents declare on it."}
@@ -210,6 +215,11 @@ def _status(kind: str) -> Schema:
     return {"type": "object", "description": "Written by the operator.", "properties": properties}
 
 
+def _scheduled(kind: str) -> bool:
+    """Whether documents of a kind are carried out by jobs at set times."""
+    return "schedule" in kind_schema(kind)["properties"]["spec"]["properties"]
+
+
 def _columns(kind: str) -> Iterator[Schema]:
     def column(name: str, path: str, type_: str = "string", *, wide: bool = False) -> Schema:
         found: Schema = {"name": name, "type": type_, "jsonPath": path}
@@ -219,6 +229,10 @@ def _columns(kind: str) -> Iterator[Schema]:
         yield column("URI", ".spec.trackingUri")
         yield column("Version", ".status.version")
         yield column("Owned", ".status.owned", "integer")
+    elif _scheduled(kind):
+        yield column("Server", ".spec.server")
+        yield column("Schedule", ".spec.schedule")
+        yield column("Last success", ".status.lastSuccessfulTime", "date")
     else:
         yield column("Server", ".spec.server")
         yield column("Deletion", ".spec.deletionPolicy", wide=True)

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from mlflow_platform.model import cron
 from mlflow_platform.model.base import Document, Mistake, Model, ResourceName, Spec
 from mlflow_platform.model.fields import WorkspaceName
 
@@ -15,7 +16,7 @@ DURATION = r"^[0-9]{1,6}[smhdw]$"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 #: A time of day, UTC.
 TIME = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
-#: The five fields of cron, or a name such as @daily; kube-apiserver checks the rest.
+#: The five fields of cron, or a name such as @daily; `model.cron` looks at the values.
 SCHEDULE = (
     r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[-0-9*/,A-Za-z]+( +[-0-9*/,A-Za-z?]+){4})$"
 )
@@ -183,6 +184,9 @@ class RetentionPolicySpec(Spec):
     )
 
     def mistakes(self, default_name: str) -> Iterator[Mistake]:  # noqa: ARG002 - a policy has no name in MLflow
+        if what := cron.mistake(self.schedule or "@daily"):
+            remedy = "write minute, hour, day of the month, month and day of the week, such as 0 2 * * 1-5"
+            yield Mistake(("schedule",), f"this is no schedule: {what}", remedy)
         if not self.rules.model_fields_set:
             yield Mistake(
                 ("rules",), "the policy has no rule", "write at least one, such as runs.softDeletedFor"

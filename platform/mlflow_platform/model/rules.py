@@ -44,6 +44,18 @@ def _fixed(*fields: str) -> tuple[Rule, ...]:
     return tuple(Rule(_unchanged(name), f"{name} {said}") for name in fields)
 
 
+def _some(*fields: str) -> str:
+    """That at least one of the optional fields is there."""
+    return " || ".join(f"has(self.{name})" for name in fields)
+
+
+def _at_least(seconds: int) -> str:
+    """That a duration (model/retention_policy.py: `DURATION`) is no shorter."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+    number = "int(self.substring(0, size(self) - 1))"
+    return " || ".join(f"self.endsWith('{u}') && {number} >= {-(-seconds // by)}" for u, by in units.items())
+
+
 #: model/fields.py: `unlike_a_path`.
 _PATH = r"(^\.\.|(^|/)\.{0,2}(/|$))"
 _RESERVED_TAG = r"^(mlplatform\.io/|mlflow\.|_mlflow_)"
@@ -219,6 +231,32 @@ RULES: dict[Place, tuple[Rule, ...]] = {
         Rule(f"!(self in {_RESERVED_WORKSPACES})", "MLflow reserves this name of a workspace"),
     ),
     ("Workspace", "spec", "defaultArtifactRoot"): (_LOCATION,),
+    ("RetentionPolicy", "spec", "rules"): (
+        Rule(
+            _some("runs", "traces", "loggedModels", "modelVersions", "experiments", "orphans"),
+            "the policy has no rule: write at least one, such as runs.softDeletedFor",
+        ),
+    ),
+    ("RetentionPolicy", "spec", "rules", "runs"): (
+        Rule(
+            _some("olderThan", "failedOlderThan", "keepLast", "keepBest", "softDeletedFor"),
+            "these rules choose no run: write olderThan, failedOlderThan, keepLast or softDeletedFor",
+        ),
+    ),
+    ("RetentionPolicy", "spec", "rules", "loggedModels"): (
+        Rule(
+            _some("olderThan", "softDeletedFor"),
+            "these rules choose no logged model: write olderThan or softDeletedFor",
+        ),
+    ),
+    ("RetentionPolicy", "spec", "rules", "orphans", "olderThan"): (
+        Rule(
+            _at_least(86_400),
+            "an upload may take hours, and its run is in no table before MLflow has committed it: write at "
+            "least 1d",
+        ),
+    ),
+    ("RetentionPolicy", "spec", "window"): (Rule("self.start != self.end", "the window is empty"),),
     ("TrackingServer", "spec", "allowed", "[]", "namespaceSelector", "matchExpressions", "[]"): (
         Rule(
             "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",

@@ -10,11 +10,12 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.errors import PlatformError, Rejected
+from mlflow_platform.kinds.registry import KINDS
 from mlflow_platform.model.base import API_VERSION
 from mlflow_platform.model.crd import RECONCILED
 from mlflow_platform.operator.entries import Entry, read
@@ -56,9 +57,13 @@ class Cache:
         return self._refreshed >= 0
 
     def of_server(self, server: str) -> list[Entry]:
-        """The documents for one tracking server, without the TrackingServer itself."""
+        """The documents that declare objects on one tracking server."""
         with self._lock:
-            return [e for e in self._entries.values() if e.server == server and e.kind != "TrackingServer"]
+            return [e for e in self._entries.values() if e.server == server and e.kind in KINDS]
+
+    def of_kinds(self, kinds: Collection[str]) -> list[Entry]:
+        with self._lock:
+            return [e for e in self._entries.values() if e.kind in kinds]
 
     def elsewhere(self, server: str) -> frozenset[str]:
         """Origins of the documents for other tracking servers."""
@@ -70,9 +75,11 @@ class Cache:
             return self._entries.get(("TrackingServer", "default", name))
 
     def servers(self) -> set[str]:
-        """Names of all tracking servers that there are, or that a document names."""
+        """Names of all tracking servers that there are, or that a document names which declares objects."""
         with self._lock:
-            return {e.name if e.kind == "TrackingServer" else e.server for e in self._entries.values()}
+            entries = list(self._entries.values())
+        named = {e.server for e in entries if e.kind in KINDS}
+        return named | {e.name for e in entries if e.kind == "TrackingServer"}
 
     def current(self, entry: Entry) -> Entry | None:
         """The document as it is now; None where it is gone, or another one has its name."""
@@ -88,7 +95,7 @@ class Cache:
     def refresh(self, since: float) -> None:
         """List everything anew, unless another thread has begun to after `since` (`time.monotonic`).
 
-        Raises `Transient` and `Rejected`; then everything is as it was.
+        Raises `Transient` and `Rejected`; then nothing is taken for gone.
         """
         with self._refreshing:
             if self._refreshed >= since:
@@ -100,6 +107,11 @@ class Cache:
                 self._list(kind)
             self._list_namespaces()
             self._refreshed = began
+
+    def relist(self, kinds: Iterable[str]) -> None:
+        """List the documents of some kinds only."""
+        for kind in kinds:
+            self._list(kind)
 
     def put(self, kind: str, raw: Mapping[str, Any]) -> Entry:
         """Take an object as the API server answered it, unless a newer one is known."""
@@ -129,12 +141,13 @@ class Cache:
         return threads
 
     def _list(self, kind: str) -> None:
-        pages = list(self._pages(API_VERSION, kind))
         listed: set[str] = set()
-        for raw in (raw for items, _ in pages for raw in items):
-            listed.add(raw["metadata"]["uid"])
-            self.put(kind, raw)
-        as_of = int(pages[-1][1])
+        as_of = 0
+        for items, version in self._pages(API_VERSION, kind):
+            as_of = int(version)
+            for raw in items:
+                listed.add(raw["metadata"]["uid"])
+                self.put(kind, raw)
         with self._lock:
             self._versions[kind] = str(as_of)
             left = [

@@ -31,7 +31,7 @@ class Reason(StrEnum):
     CONFLICT = "Conflict"
     """Another document, or another owner, has this object."""
     REJECTED = "Rejected"
-    """MLflow refused it."""
+    """MLflow refused it, or Kubernetes its CronJob."""
     BRAKE_STOPPED = "BrakeStopped"
     """The plan gives up too much; the TrackingServer's condition has its hash."""
     WAITING = "Waiting"
@@ -46,6 +46,16 @@ class Reason(StrEnum):
     """The tracking server does not accept the login, or it is no administrator's, or it is no MLflow."""
     CONNECTED = "Connected"
     """Of a TrackingServer: the last round saw it whole."""
+    SCHEDULED = "Scheduled"
+    """Of what jobs carry out: its CronJob is there, and the last job, if any, ended well."""
+    SUSPENDED = "Suspended"
+    """The same, and the document says suspend."""
+    NOT_SCHEDULED = "NotScheduled"
+    """It has no schedule: nothing runs by itself."""
+    NO_JOBS = "NoJobs"
+    """This operator was started without a template of jobs."""
+    JOB_FAILED = "JobFailed"
+    """Its last job failed; the next one runs at its time."""
 
 
 #: The reason of Reconciling and Stalled where they are false.
@@ -60,9 +70,10 @@ STALLED = frozenset(
         Reason.REJECTED,
         Reason.BRAKE_STOPPED,
         Reason.LOGIN_REFUSED,
+        Reason.NO_JOBS,
     }
 )
-READY = frozenset({Reason.SYNCED, Reason.CONNECTED})
+READY = frozenset({Reason.SYNCED, Reason.CONNECTED, Reason.SCHEDULED, Reason.SUSPENDED, Reason.NOT_SCHEDULED})
 
 
 @dataclass(frozen=True, slots=True)

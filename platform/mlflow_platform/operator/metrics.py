@@ -12,6 +12,9 @@ HELP: dict[str, tuple[str, str]] = {
     "round_seconds": ("gauge", "How long the last full round of a tracking server took."),
     "last_round_timestamp_seconds": ("gauge", "When the last full round of a tracking server ended well."),
     "documents": ("gauge", "Documents of a tracking server by the reason of their condition Ready."),
+    "schedules": ("gauge", "Documents that jobs carry out by the reason of their condition Ready."),
+    "schedule_rounds_total": ("counter", "Rounds about documents that jobs carry out, by result."),
+    "schedule_writes_total": ("counter", "CronJobs and their ConfigMaps that were written or deleted."),
     "changes_total": ("counter", "Changes carried out on a tracking server, by action and outcome."),
     "patches_total": ("counter", "Patches of statuses and finalizers that were sent to Kubernetes."),
     "events_total": ("counter", "Kubernetes Events that were sent."),
@@ -48,6 +51,12 @@ class Metrics:
             kept = {k: v for k, v in self._values[name].items() if not set(fixed) <= set(k)}
             new = {tuple(sorted([*fixed, (label, k)])): v for k, v in values.items()}
             self._values[name] = {**kept, **new}
+
+    def forget(self, name: str, **labels: str) -> None:
+        """Leave the values with these labels out from now on."""
+        gone = set(labels.items())
+        with self._lock:
+            self._values[name] = {k: v for k, v in self._values[name].items() if not gone <= set(k)}
 
     def get(self, name: str, **labels: str) -> float:
         """The sum over all label values that are not given."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import secrets
 import signal
 import socket
@@ -24,18 +23,18 @@ from mlflow_platform.model.base import API_VERSION
 from mlflow_platform.operator import probes
 from mlflow_platform.operator.cache import Cache
 from mlflow_platform.operator.entries import Entry
+from mlflow_platform.operator.loop import ServerLoop, pause_after
 from mlflow_platform.operator.metrics import Metrics
 from mlflow_platform.operator.publishing import Publisher
-from mlflow_platform.operator.reconciling import Ended, Reconciler, Site
+from mlflow_platform.operator.reconciling import Reconciler
+from mlflow_platform.operator.rounds import Site
+from mlflow_platform.operator.schedules import SCHEDULED, JobTemplate
+from mlflow_platform.operator.scheduling import ScheduleLoop
 
 log = logging.getLogger(__name__)
 
 #: How long requests to Kubernetes are repeated, in seconds: less than a lease lasts.
 _PATIENCE = 5.0
-#: Changes that come close together are planned together: `kubectl apply` of a folder sends them one by one.
-_GATHER_SECONDS = 0.05
-#: First and longest pause before a document, or a server, that failed is tried again, in seconds.
-_FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0
 #: Not ready when the API server has not answered for this long, in seconds.
 _SILENCE = 30.0
 
@@ -54,113 +53,14 @@ class Settings:
     port: int = 8080
     default_server: Path | None = None
     """A TrackingServer document that is created if there is none of its name."""
+    job_template: Path | None = None
+    """What the chart says of the jobs that carry documents out; without it there are none."""
     timing: Timing = field(default_factory=Timing)
 
     @property
     def lease(self) -> str:
         """By which one of its replicas leads."""
         return f"{self.name}-operator"
-
-
-class ServerLoop(threading.Thread):
-    """Full rounds by the clock and scoped ones by what changes, for one tracking server."""
-
-    def __init__(self, reconciler: Reconciler, term: Term, interval: float, metrics: Metrics) -> None:
-        super().__init__(name=f"server-{reconciler.name}", daemon=True)
-        self._reconciler = reconciler
-        self._term = term
-        self._interval = interval
-        self._metrics = metrics
-        self._changed = threading.Condition()
-        self._dirty: set[str] = set()
-        self._next_full = 0.0
-        self._failures = 0
-        self._retries: dict[str, tuple[int, float]] = {}
-        """Origin -> how often it was tried, and when it is tried again."""
-
-    def mark(self, origin: str) -> None:
-        """A document has changed."""
-        with self._changed:
-            self._dirty.add(origin)
-            self._retries.pop(origin, None)
-            self._changed.notify()
-
-    def everything(self) -> None:
-        """Have a full round soon."""
-        with self._changed:
-            self._next_full = 0.0
-            self._failures = 0
-            self._changed.notify()
-
-    def run(self) -> None:
-        while not self._term.over:
-            full, origins = self._due()
-            if self._term.over:
-                return
-            if not full and not origins:
-                continue
-            scope, result = "full" if full else "scoped", "failed"
-            ended = Ended(well=False)
-            try:
-                ended = self._reconciler.full() if full else self._reconciler.scoped(origins)
-                result = "ok" if ended.well else "failed"
-            except NotLeading:
-                return
-            except PlatformError as error:
-                log.warning("tracking server %s: %s", self._reconciler.name, error)
-            except Exception:
-                # A fault of ours in one round must not end the loop for ever; it is seen in log and metric.
-                log.exception("tracking server %s: a %s round failed", self._reconciler.name, scope)
-            self._metrics.add("rounds_total", server=self._reconciler.name, scope=scope, result=result)
-            self._plan_ahead(full, origins, ended)
-
-    def _due(self) -> tuple[bool, set[str]]:
-        """Wait for work: whether a full round is due, and else which documents."""
-        with self._changed:
-            now = time.monotonic()
-            retries = [] if self._failures else [at for _, at in self._retries.values()]
-            pause = min([self._next_full, *retries]) - now
-            work = bool(self._dirty) and not self._failures
-            if not work and pause > 0:
-                self._changed.wait(min(pause, 1.0))
-        if not self._failures and self._dirty:
-            time.sleep(_GATHER_SECONDS)
-        with self._changed:
-            now = time.monotonic()
-            if now >= self._next_full:
-                self._dirty.clear()
-                return True, set()
-            if self._failures:  # what has changed is part of the full round that comes
-                return False, set()
-            found = self._dirty | {o for o, (_, at) in self._retries.items() if at <= now}
-            self._dirty = set()
-            return False, found
-
-    def _plan_ahead(self, full: bool, origins: set[str], ended: Ended) -> None:
-        with self._changed:
-            now = time.monotonic()
-            if not ended.well:
-                # A scoped round that did not go well says only that a full one is needed.
-                pause = 0.0 if not full and not self._failures else _pause(self._failures)
-                self._failures += 1
-                self._next_full = now + pause
-                return
-            if full:
-                self._failures = 0
-                self._next_full = now + self._interval * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
-                self._retries = {o: r for o, r in self._retries.items() if o in ended.again}
-            for origin in origins - ended.again:
-                self._retries.pop(origin, None)
-            for origin in ended.again:
-                tries = self._retries.get(origin, (0, 0.0))[0]
-                # What waits for another object goes on as soon as something was made.
-                pause = 0.0 if ended.wrote and tries < 2 else _pause(tries)
-                self._retries[origin] = (tries + 1, now + pause)
-
-
-def _pause(tries: int) -> float:
-    longest = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(tries, 10))
-    return random.uniform(longest / 2, longest)  # noqa: S311 - no secret
 
 
 class Operator:
@@ -177,7 +77,9 @@ class Operator:
         self._elector = Elector(
             self._connect(), settings.namespace, settings.lease, self.identity, settings.timing
         )
+        self._template = JobTemplate.read(settings.job_template) if settings.job_template else None
         self._loops: dict[str, ServerLoop] = {}
+        self._schedules: ScheduleLoop | None = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
         """Set where a tracking server may have come that has no loop yet."""
@@ -219,11 +121,23 @@ class Operator:
         if owner is None:
             return
         namespace = self.settings.namespace
-        name = f"{namespace}/{self.settings.name}"
-        site = Site(self._cache, publisher, self._reader, owner, namespace, name, term, self.metrics)
+        operator = f"{namespace}/{self.settings.name}"
+        site = Site(self._cache, publisher, self._reader, owner, namespace, operator, term, self.metrics)
         ended = threading.Event()
         threading.Thread(target=publisher.send_events, args=(ended,), name="events", daemon=True).start()
         default_done = self.settings.default_server is None
+        schedules = ScheduleLoop(
+            writer,
+            self._cache,
+            publisher,
+            term,
+            self.metrics,
+            operator=operator,
+            template=self._template,
+            interval=self.settings.interval,
+        )
+        self._schedules = schedules
+        schedules.start()
         try:
             while not term.over and not self.stopping.is_set():
                 default_done = default_done or self._make_default(writer)
@@ -239,8 +153,10 @@ class Operator:
             ended.set()
             with self._lock:
                 loops, self._loops = self._loops, {}
-            for loop in loops.values():
-                loop.join(timeout=5.0)  # one that hangs in a request can send no other: its term is over
+                self._schedules = None
+            threads: list[threading.Thread] = [*loops.values(), schedules]
+            for thread in threads:
+                thread.join(timeout=5.0)  # one that hangs in a request can send no other: its term is over
 
     def _changed(self, before: Entry | None, after: Entry | None) -> None:
         entry = after or before
@@ -248,6 +164,11 @@ class Operator:
             return
         with self._lock:
             loop = self._loops.get(entry.name if entry.kind == "TrackingServer" else entry.server)
+            schedules = self._schedules
+        if schedules is not None and entry.kind in ("TrackingServer", *SCHEDULED):
+            schedules.wake()
+        if entry.kind in SCHEDULED:
+            return
         if loop is None:
             self._wake.set()
         elif entry.kind == "TrackingServer":
@@ -298,7 +219,7 @@ class Operator:
             except PlatformError as error:
                 failures += 1
                 log.warning("listing the documents: %s", error.problem.what)
-                self.stopping.wait(_pause(failures))
+                self.stopping.wait(pause_after(failures))
             else:
                 return
 

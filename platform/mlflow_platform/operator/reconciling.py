@@ -6,24 +6,21 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 
-from mlflow_platform.adapters.election import NotLeading, Term
-from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.adapters.election import NotLeading
 from mlflow_platform.adapters.servers import connect_documented
 from mlflow_platform.apply.execute import Result, execute
 from mlflow_platform.apply.rounds import Scope, Target, plan_round
 from mlflow_platform.errors import BadInput, BrakeStopped, Fatal, PlatformError, Rejected, Transient
-from mlflow_platform.model.crd import OPERATOR
 from mlflow_platform.model.tracking_server import TrackingServer
-from mlflow_platform.operator.cache import Cache
 from mlflow_platform.operator.conditions import Outcome, Reason, members_status, seen, was_ready
-from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, Entry
+from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, Entry, serves
 from mlflow_platform.operator.judging import Judged, Verdicts, document_of, fields_of, judge, restrict, said
-from mlflow_platform.operator.metrics import Metrics
-from mlflow_platform.operator.publishing import Publisher
+from mlflow_platform.operator.rounds import Ended, Planned, Site, Touched
 from mlflow_platform.operator.secrets import ClusterSecrets
 from mlflow_platform.plan.brakes import check
 from mlflow_platform.plan.engine import Plan
@@ -39,36 +36,9 @@ _BRAKE_WINDOW = 600.0
 _PATCHES_AT_ONCE = 4
 
 
-@dataclass(frozen=True)
-class Site:
-    """What all tracking servers' reconcilers share. `owner` is `k8s:<uid of the namespace kube-system>`;
-    `namespace` the operator's own, and `operator` that with its name: `NAMESPACE/NAME`."""
-
-    cache: Cache
-    publisher: Publisher
-    cluster: Cluster
-    owner: str
-    namespace: str
-    operator: str
-    term: Term
-    metrics: Metrics
-
-    def elsewhere(self, server: Entry | None) -> bool:
-        """Whether another operator serves this tracking server."""
-        return server is not None and server.annotations.get(OPERATOR, self.operator) != self.operator
-
-
-@dataclass
-class Ended:
-    """How a round ended: origins to look at again soon, and whether the server could be worked with."""
-
-    well: bool = True
-    again: set[str] = field(default_factory=set)
-    wrote: bool = False
-
-
 class Reconciler:
-    """One tracking server, by the name that documents give it. One round at a time."""
+    """One tracking server, by the name that documents give it. One round at a time; but `look` may run in a
+    thread of its own, beside scoped rounds."""
 
     def __init__(self, name: str, site: Site) -> None:
         self.name = name
@@ -79,31 +49,51 @@ class Reconciler:
         self._known: dict[str, frozenset[Key]] = {}
         """The objects that each document declared when it was last planned."""
         self._lost: deque[tuple[float, int]] = deque()
+        self._meanwhile = Touched()
+        """What scoped rounds looked after since the last full one began."""
 
-    def full(self) -> Ended:
-        """List everything that is declared and everything that is there, and make one plan of it."""
+    @property
+    def connected(self) -> bool:
+        """Whether scoped rounds can be made."""
+        return self._target is not None
+
+    def look(self) -> Callable[[], Ended]:
+        """The first half of a full round: list everything that is declared and everything that is there, and
+        make one plan of it. The second half, which writes, is what this returns.
+
+        Scoped rounds may come in between. What they look after is left to them.
+        """
         began = time.monotonic()
+        self._meanwhile = Touched()
         self._site.cache.refresh(began)
         server = self._site.cache.server(self.name)
         entries = self._site.cache.of_server(self.name)
-        if self._site.elsewhere(server):
+        if not serves(self._site.operator, server):
             self._target = None
-            return Ended(well=True)
+            self._forget_rounds()
+            return Ended
         if server is None or server.deleting:
-            return self._without_server(entries)
+            return lambda: self._without_server(entries)
         if server.mistake is not None:
-            return self._unusable(server, entries, Outcome(Reason.INVALID, said(server.mistake)))
+            return partial(self._unusable, server, entries, Outcome(Reason.INVALID, said(server.mistake)))
         try:
             target = self._connect(server)
         except NotLeading:
             raise
         except PlatformError as error:
-            return self._unusable(server, entries, _connection_outcome(error))
+            return partial(self._unusable, server, entries, _connection_outcome(error))
+        try:
+            planned = self._plan(target, server, entries, None)
+        except Transient as error:
+            return partial(self._unusable, server, entries, _connection_outcome(error))
+        return partial(self._finish, target, planned, began)
+
+    def _finish(self, target: Target, planned: Planned, began: float) -> Ended:
         self._adopt(target)
         try:
-            ended = self._round(target, server, entries, None)
+            ended = self._carry_out(planned, self._meanwhile)
         except Transient as error:
-            return self._unusable(server, entries, _connection_outcome(error))
+            return self._unusable(planned.server, planned.entries, _connection_outcome(error))
         finally:
             self._count_requests()
         self._site.metrics.set("round_seconds", time.monotonic() - began, server=self.name)
@@ -112,13 +102,16 @@ class Reconciler:
     def scoped(self, origins: Collection[str]) -> Ended:
         """Plan and carry out what these documents ask for, those that are gone too, and nothing else."""
         server = self._site.cache.server(self.name)
-        if self._site.elsewhere(server):
-            return Ended(well=True)
+        if not serves(self._site.operator, server):
+            return Ended()
         if self._target is None or server is None or server.deleting or server.document is None:
             return Ended(well=False, again=set(origins))
         entries = self._site.cache.of_server(self.name)
         try:
-            return self._round(self._target, server, entries, frozenset(origins))
+            planned = self._plan(self._target, server, entries, frozenset(origins))
+            self._meanwhile.origins.update(origins)
+            self._meanwhile.keys.update(planned.keys)
+            return self._carry_out(planned, Touched())
         finally:
             self._count_requests()
 
@@ -141,29 +134,44 @@ class Reconciler:
         if close is not None:
             close()
 
-    def _round(
+    def _plan(
         self, target: Target, server: Entry, entries: list[Entry], origins: frozenset[str] | None
-    ) -> Ended:
+    ) -> Planned:
+        """Observe, and plan. Writes nothing."""
         site = self._site
         assert isinstance(server.document, TrackingServer)  # noqa: S101 - looked at by the callers
         secrets = ClusterSecrets(site.cluster)
         target = replace(target, resolve=lambda ref: secrets.resolve(ref.name, ref.key, ref.namespace))
         judged = judge(entries, target, server.document.spec.allowed, site.cache.labels(), site.namespace)
+        desired = [
+            d for e in judged.live.values() if origins is None or e.origin in origins for d in e.desired
+        ]
+        keys = frozenset() if origins is None else self._objects(origins, judged)
+        round_ = plan_round(target, desired, Scope() if origins is None else Scope(only=keys))
+        return Planned(target, server, entries, origins, judged, round_, secrets, keys)
+
+    def _carry_out(self, planned: Planned, others: Touched) -> Ended:
+        """Carry a plan out but for what `others` look after, and say what became of each document."""
+        site, target, judged, round_ = self._site, planned.target, planned.judged, planned.round
+        origins = planned.origins
         ended = Ended()
-        mine = [e for e in entries if origins is None or e.origin in origins]
+        mine = [
+            e
+            for e in planned.entries
+            if (origins is None or e.origin in origins) and e.origin not in others.origins
+        ]
         self._hold(mine, judged, ended)
-        wanted = [e for e in judged.live.values() if origins is None or e.origin in origins]
-        desired = [d for e in wanted for d in e.desired]
-        scope = Scope() if origins is None else Scope(only=self._objects(origins, judged))
-        round_ = plan_round(target, desired, scope)
-        plan = restrict(round_.plan, judged, origins, site.cache.elsewhere(self.name))
+        plan = others.left_out_of(restrict(round_.plan, judged, origins, site.cache.elsewhere(self.name)))
         plan = replace(
-            plan, declared=max(1, len(entries)), owned=plan.owned if origins is None else self._owned
+            plan,
+            declared=max(1, len(planned.entries)),
+            owned=plan.owned if origins is None else self._owned,
         )
-        stopped = self._stopped(server, target, plan)
+        stopped = self._stopped(planned.server, target, plan)
         if stopped is not None and origins is not None:
             return Ended(well=False, again=set(origins))  # a full round says so, with the hash of its plan
-        verdicts = Verdicts(round_, plan, judged, secrets.missing, stopped.problem.what if stopped else "")
+        why = stopped.problem.what if stopped else ""
+        verdicts = Verdicts(round_, plan, judged, planned.secrets.missing, why)
         with ThreadPoolExecutor(_PATCHES_AT_ONCE, "publish") as pool:
             work: list[Future[None]] = []
 
@@ -183,12 +191,14 @@ class Reconciler:
                 self._lost.append((time.monotonic(), sum(r.change.action.loses for r in results)))
             for future in work:
                 future.result()
-        for entry in wanted:
-            self._known[entry.origin] = frozenset(d.key for d in entry.desired)
+        for entry in mine:
+            if entry.origin in judged.live:
+                self._known[entry.origin] = frozenset(d.key for d in entry.desired)
         if origins is None:
-            self._known = {o: self._known[o] for o in judged.live if o in self._known}
+            there = judged.live.keys() | others.origins
+            self._known = {o: keys for o, keys in self._known.items() if o in there}
             self._owned = plan.owned
-            self._say_connected(server, target, plan, stopped, judged)
+            self._say_connected(planned.server, target, plan, stopped, judged)
         site.term.check()
         return ended
 
@@ -331,7 +341,12 @@ class Reconciler:
         self._put_off([e for e in entries if e.deleting or not seen(e.status, e.generation)], said_so)
         return Ended(well=False)
 
+    def _forget_rounds(self) -> None:
+        for name in ("last_round_timestamp_seconds", "round_seconds"):
+            self._site.metrics.forget(name, server=self.name)  # else it would age for ever
+
     def _without_server(self, entries: list[Entry]) -> Ended:
+        self._forget_rounds()
         what = f"there is no TrackingServer {self.name!r}"
         self._put_off(entries, Outcome(Reason.SERVER_NOT_FOUND, f"{what}. Make one, or correct spec.server"))
         return Ended()

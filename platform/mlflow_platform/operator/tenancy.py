@@ -1,7 +1,8 @@
 """What a namespace may declare on a tracking server. Pure.
 
 The operator's own namespace may declare everything. Any other one may do what a single entry of the
-TrackingServer's `allowed` permits as a whole, and nothing else. Users and workspaces are never a tenant's.
+TrackingServer's `allowed` permits as a whole, and nothing else. Users, workspaces and what jobs carry out are
+never a tenant's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mlflow_platform.model.tracking_server import Allowance, NamespaceSelector
 from mlflow_platform.plan.objects import Desired
 
 #: Kinds that only the operator's namespace may declare.
-OPERATORS_OWN = frozenset({"MLflowUser", "Workspace"})
+OPERATORS_OWN = frozenset({"MLflowUser", "Workspace", "RetentionPolicy"})
 #: What a tenant's role may be about: objects with names that a prefix can fence in.
 _FENCED = frozenset({"experiment", "registered_model", "prompt"})
 

@@ -36,7 +36,7 @@ class Drain:
     step: Callable[[str], None]
     names: dict[int, str]
 
-    def objects(self, pause: Callable[[], None] = lambda: None) -> None:
+    def objects(self, pause: Callable[[], bool] = lambda: False) -> None:
         """Delete the objects of every pending entry, root by root. Entries with problems stay pending."""
         self.connection.execute(
             f"update mlplatform.purged set {_EMPTY} where state = 'pending' and root is null",
@@ -186,6 +186,8 @@ class Drain:
         return int(row[0]) if row else 0
 
     def _problem(self, text: str) -> None:
+        if text in self.report.problems:  # what is pending is tried twice in a run
+            return
         if len(self.report.problems) < _MOST_PROBLEMS:
             self.report.problems.append(text)
         elif len(self.report.problems) == _MOST_PROBLEMS:

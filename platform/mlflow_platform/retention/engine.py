@@ -6,9 +6,7 @@ journal with the places of its objects.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,41 +16,25 @@ from typing import TYPE_CHECKING, Any
 from mlflow_platform.adapters.postgres import Database, exclusive, lost, translated
 from mlflow_platform.errors import BadInput, BrakeStopped, PlatformError
 from mlflow_platform.model.retention_policy import RetentionPolicy, seconds
-from mlflow_platform.retention import choose, journal, rules
+from mlflow_platform.retention import choose, journal
 from mlflow_platform.retention.drain import Drain
 from mlflow_platform.retention.journal import Installation
 from mlflow_platform.retention.objects import measure
-from mlflow_platform.retention.pace import Pace
-from mlflow_platform.retention.purge import Batch, Item, Purger
+from mlflow_platform.retention.pace import Closed, paced
+from mlflow_platform.retention.purge import Purger
 from mlflow_platform.retention.report import Report
 from mlflow_platform.retention.roots import Place, Roots, claim
 from mlflow_platform.retention.sweep import sweep
+from mlflow_platform.retention.work import Work
 from mlflow_platform.server.schemas import build_indexes
 
 if TYPE_CHECKING:
     import psycopg
 
-#: Seconds that one transaction should take: registering a model version waits for it.
-_TARGET = 1.0
-_FIRST_BATCH, _LARGEST_BATCH = 200, 2000
-#: What is done in this order; experiments last, when nothing is in them any more.
-_WORK = (
-    ("run", "quarantine"),
-    ("logged model", "quarantine"),
-    ("version", "quarantine"),
-    ("trace", "purge"),
-    ("run", "purge"),
-    ("logged model", "purge"),
-    ("version", "purge"),
-    ("experiment", "purge"),
-)
+#: Times that a run begins again after a lost connection.
 _ATTEMPTS = 6
 #: Deleted share of a table, and rows, from which on it is vacuumed; autovacuum sees to the small ones.
 _VACUUM_SHARE, _VACUUM_ROWS = 0.1, 10_000
-
-
-class Closed(Exception):
-    """The window of a policy has closed."""
 
 
 @dataclass
@@ -69,6 +51,8 @@ class Engine:
     say: Callable[[str], None] = lambda _: None
     progress: Callable[[int, int], None] = lambda _done, _all: None
     step: Callable[[str], None] = lambda _: None
+    patience: float = 30.0
+    """How long to wait for a migration, a backup or another run that is at work, in seconds."""
     _seen: dict[str, choose.Seen] = field(default_factory=dict)
 
     def plan(self, policies: Sequence[RetentionPolicy], *, sizes: bool = True) -> Report:
@@ -126,7 +110,9 @@ class Engine:
     ) -> None:
         with ExitStack() as until:
             guard = until.enter_context(
-                exclusive(self.database, waiting=lambda: self.say("waiting for the lock"))
+                exclusive(
+                    self.database, patience=self.patience, waiting=lambda: self.say("waiting for the lock")
+                )
             )
             timeout = max((seconds(p.spec.statementTimeout) for p in policies), default=600)
             connection = self.database.connect(autocommit=True, statement_timeout=timeout)
@@ -149,10 +135,11 @@ class Engine:
                 self._brake(connection, policies, report, allowed)
             drain = Drain(connection, installation, self.roots, report, self.step, self._names())
             try:
-                with self._paced(policies) as wait:
+                with paced(policies, self.ask) as wait:
                     with _timed(report, "rows"):
                         for policy in policies:
-                            self._carry_out(connection, installation, policy, report, wait)
+                            purger = Purger(connection, installation, self.roots, policy, self.step)
+                            Work(purger, report, self._names(), wait, self.progress).carry_out()
                     self.say("deleting objects")
                     with _timed(report, "objects"):
                         drain.objects(wait)
@@ -229,78 +216,6 @@ class Engine:
                     f"--allow-destructive {report.hash}, or raise spec.brake.maxPercent",
                 )
 
-    def _carry_out(
-        self,
-        connection: psycopg.Connection[Any],
-        installation: Installation,
-        policy: RetentionPolicy,
-        report: Report,
-        wait: Callable[[], None],
-    ) -> None:
-        purger = Purger(connection, installation, self.roots, policy, self.step)
-        total = "select count(*) from pg_temp.chosen where policy = %s"
-        row = connection.execute(total, (policy.metadata.name,)).fetchone()
-        done, whole = 0, row[0] if row else 0
-        for kind, action in _WORK:
-            size, last = _FIRST_BATCH, ""
-            while items := self._next(connection, policy, kind, action, last, size):
-                wait()
-                began = time.monotonic()
-                batch = self._tried(purger, kind, action, items, report)
-                if batch is None:  # too much for one statement
-                    size = max(1, len(items) // 2)
-                    if len(items) == 1:
-                        last = items[-1].id
-                    continue
-                last = items[-1].id
-                took = max(0.01, time.monotonic() - began)
-                size = int(min(_LARGEST_BATCH, 2 * size, max(1, size * _TARGET / took)))
-                self._count(report, kind, action, batch)
-                done += len(items)
-                self.progress(done, whole)
-
-    def _next(
-        self,
-        connection: psycopg.Connection[Any],
-        policy: RetentionPolicy,
-        kind: str,
-        action: str,
-        last: str,
-        size: int,
-    ) -> list[Item]:
-        rows = connection.execute(
-            "select id, experiment_id, rule, stamp from pg_temp.chosen where kind = %s and id > %s"
-            " and policy = %s and action = %s order by id limit %s",
-            (kind, last, policy.metadata.name, action, size),
-        )
-        return [Item(*row) for row in rows]
-
-    def _tried(
-        self, purger: Purger, kind: str, action: str, items: Sequence[Item], report: Report
-    ) -> Batch | None:
-        """One batch, tried again where somebody else's locks were in the way; None where it took too long."""
-        from psycopg import errors
-
-        for attempt in range(_ATTEMPTS):
-            try:
-                return purger.carry_out(kind, action, items)
-            except (errors.DeadlockDetected, errors.LockNotAvailable) as error:
-                reason = str(error).splitlines()[0]
-                time.sleep(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311 - no secret
-            except errors.QueryCanceled:
-                if len(items) == 1:
-                    report.problems.append(f"{kind} {items[0].id}: needs longer than spec.statementTimeout")
-                return None
-        report.problems.append(f"{len(items)} {kind}s from {items[0].id} on: {reason}")
-        return Batch()
-
-    def _count(self, report: Report, kind: str, action: str, batch: Batch) -> None:
-        for item in batch.done:
-            share = report.share(item.experiment, self._names())
-            (share.quarantined if action == "quarantine" else share.purged)[kind] += 1
-        report.kept.update(batch.kept)
-        report.rows.update(batch.rows)
-
     def _sweep(
         self,
         connection: psycopg.Connection[Any],
@@ -346,43 +261,8 @@ class Engine:
                 guard.execute(f"vacuum (analyze, truncate false) public.{table}")
                 report.notes.append(f"vacuumed {table}: the room of {deleted:,} rows is reusable, not freed")
 
-    def _paced(self, policies: Sequence[RetentionPolicy]) -> _Waiting:
-        factors = [p.spec.maxP99Factor for p in policies if p.spec.maxP99Factor is not None]
-        if not factors:
-            return _Waiting(policies, None)
-        if self.ask is None:
-            raise BadInput(
-                "a policy says maxP99Factor, and no tracking server is given to measure",
-                remedy="give its address with MLFLOW_TRACKING_URI, or leave maxP99Factor out",
-            )
-        return _Waiting(policies, Pace(self.ask, min(factors)))
-
     def _names(self) -> dict[int, str]:
         return {i: name for seen in self._seen.values() for i, name in seen.names.items()}
-
-
-@dataclass
-class _Waiting:
-    """`with` gives the function to call before each batch; it raises `Closed` outside of a window."""
-
-    policies: Sequence[RetentionPolicy]
-    pace: Pace | None
-
-    def __enter__(self) -> Callable[[], None]:
-        if self.pace:
-            self.pace.__enter__()
-        return self._wait
-
-    def __exit__(self, *error: Any) -> None:
-        if self.pace:
-            self.pace.__exit__(*error)
-
-    def _wait(self) -> None:
-        for policy in self.policies:
-            if not rules.open_at(policy.spec.window, _minute()):
-                raise Closed(f"the window of {policy.metadata.name} is closed; the next run goes on")
-        if self.pace:
-            self.pace.wait()
 
 
 @contextmanager
@@ -392,11 +272,6 @@ def _timed(report: Report, phase: str) -> Iterator[None]:
         yield
     finally:
         report.seconds[phase] = report.seconds.get(phase, 0.0) + time.monotonic() - began
-
-
-def _minute() -> int:
-    moment = datetime.datetime.now(datetime.UTC)
-    return moment.hour * 60 + moment.minute
 
 
 def _json(report: Report) -> str:

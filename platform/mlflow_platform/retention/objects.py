@@ -100,22 +100,21 @@ def _walk_folder(
 
 
 def empty(
-    store: ObjectStore, prefixes: Iterable[str], *, pause: Callable[[], None] = lambda: None
+    store: ObjectStore, prefixes: Iterable[str], *, pause: Callable[[], bool] = lambda: False
 ) -> Iterator[Emptied]:
     """Delete what is below each of these prefixes, and yield each when that is done or has failed.
 
-    `pause` is called before each request. Raises what the store raises when it cannot be asked at all.
+    `pause` is called before each request; while it says that the server is slow, there is one at a time.
+    Raises what the store raises when it cannot be asked at all.
     """
     open_: dict[str, Emptied] = {}
     running: dict[Future[tuple[list[tuple[Emptied, Found]], dict[Found, Refusal]]], None] = {}
     batch: list[tuple[Emptied, Found]] = []
 
-    def send(pool: ThreadPoolExecutor) -> None:
-        if not batch:
-            return
+    def send(pool: ThreadPoolExecutor) -> Iterator[Emptied]:
         objects = list(batch)
         batch.clear()
-        pause()
+        yield from settled(1 if pause() else WORKERS)
         running[pool.submit(_delete, store, objects)] = None
 
     def settled(least: int) -> Iterator[Emptied]:
@@ -133,12 +132,12 @@ def empty(
                     one.under_way += 1
                     batch.append((one, found))
                     if len(batch) == MOST_KEYS:
-                        send(pool)
-                        yield from settled(WORKERS)
+                        yield from send(pool)
                 one.listed = last
                 if one.whole:
                     yield open_.pop(prefix)
-            send(pool)
+            if batch:
+                yield from send(pool)
             yield from settled(1)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

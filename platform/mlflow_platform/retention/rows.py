@@ -78,6 +78,8 @@ EXPERIMENT_ROWS = {
     "guardrail_configs": "guardrail_id in (select guardrail_id from public.guardrails"
     f" where scorer_id in {_SCORERS})",
     "guardrails": f"scorer_id in {_SCORERS}",
+    # No foreign key: mlflow/store/tracking/sqlalchemy_store.py, `delete_scorer`.
+    "endpoint_bindings": f"resource_type = 'scorer' and resource_id in {_SCORERS}",
     "online_scoring_configs": _OF_EXPERIMENT,
     "scorers": _OF_EXPERIMENT,
     "sql_trace_rollup_rebuild_queue": _OF_EXPERIMENT,
