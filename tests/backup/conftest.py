@@ -1,75 +1,101 @@
-"""Platforms to back up and to restore into, on real stacks."""
+"""Platforms to back up and to restore into: databases of their own, artifacts in folders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from mlflow_platform.adapters.postgres import Database
-from mlflow_platform.adapters.s3 import S3Login, S3Store
-from mlflow_platform.adapters.trees import FileTree, S3Tree
+from mlflow_platform.adapters.files import FileStore
+from mlflow_platform.adapters.trees import FileTree
 from mlflow_platform.backup.create import Platform
 from mlflow_platform.backup.keys import ServerKeys
 from mlflow_platform.backup.restore import Target
+from mlflow_platform.backup.sealing import Key
 from mlflow_platform.backup.vault import Vault
-from mlflow_platform.local import Stack
-from mlflow_platform.local import credentials as stored
-from tests.conftest import running
-from tests.retention.conftest import World, make_world
+from tests.backup import databases
+from tests.backup.databases import Rows, Server, webhook_key
+
+KEYS = ServerKeys("a passphrase", webhook_key())
 
 
-def login(stack: Stack) -> S3Login:
-    where = stack.endpoints()
-    return S3Login(where.s3_endpoint, "us-east-1", where.s3_access_key, where.s3_secret_key)
+@dataclass
+class World:
+    """A platform without its server, and the place of its backups."""
+
+    server: Server
+    folder: Path
+    platform: Platform
+    vault: Vault
+    rows: Rows
+    targets: list[Target] = field(default_factory=list)
+
+    @property
+    def objects(self) -> dict[Path, bytes]:
+        """Every artifact."""
+        return contents(self.folder)
+
+    def target(self, *, shared: bool = False) -> Target:
+        """An empty platform as a first start leaves it; `shared`: with one database for both schemas."""
+        number = len(self.targets)
+        roots = [self.folder.parent / f"target-{number}" / n for n in ("proxied", "direct")]
+        for root in roots:
+            root.mkdir(parents=True)
+        platform = Platform(
+            self.server.database("template_both" if shared else "template_tracking"),
+            None if shared else self.server.database("template_auth"),
+            FileTree(str(roots[0])),
+            [FileTree(str(roots[1]))],
+            KEYS,
+        )
+        moves = {self.platform.direct[0].uri: platform.direct[0].uri}
+        made = Target(platform, ("admin", "new password"), moves, [FileStore(str(r)) for r in roots])
+        self.targets.append(made)
+        return made
 
 
-def platform_of(stack: Stack, prefix: str = "") -> Platform:
-    """A stack as what is backed up, or restored into."""
-    where, kept = stack.endpoints(), stored.load(stack.folder)
-    return Platform(
-        Database(where.database_uri),
-        Database(where.auth_database_uri),
-        S3Tree(f"s3://{where.s3_bucket}{prefix}", login(stack)),
-        keys=ServerKeys(kept.kek_passphrase, kept.webhook_key),
-    )
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {
+        p.relative_to(folder): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.startswith(".mlplatform-")
+    }
 
 
-def target_of(stack: Stack) -> Target:
-    where = stack.endpoints()
-    return Target(
-        platform_of(stack),
-        (where.username, where.password),
-        stores=[S3Store(f"s3://{where.s3_bucket}", login(stack))],
-    )
-
-
-@contextmanager
-def own_keys(stack: Stack, source: Stack) -> Iterator[None]:
-    """Nothing: a new stack has keys of its own."""
-    yield
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with databases.started() as found:
+        yield found
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Vault:
-    return Vault(FileTree(str(tmp_path / "vault"), create=True))
+def make_world(server: Server, tmp_path: Path) -> Callable[..., World]:
+    """A populated platform; `key` encrypts its backups, `shared` has one database for both schemas."""
 
+    def make(*, key: Key | None = None, shared: bool = False) -> World:
+        folder = tmp_path / "source"
+        for name in ("proxied", "direct"):
+            (folder / name).mkdir(parents=True)
+        direct = FileTree(str(folder / "direct"))
+        tracking = server.database("template_both" if shared else "template_tracking")
+        auth = None if shared else server.database("template_auth")
+        rows = databases.populate(
+            tracking, auth or tracking, direct.uri, kek=KEYS.kek_passphrase, webhook=KEYS.webhook_key
+        )
+        for root, keys in (("proxied", rows.proxied), ("direct", rows.direct)):
+            for key_ in keys:
+                path = folder / root / key_
+                path.parent.mkdir(parents=True)
+                path.write_bytes(key_.encode())
+        platform = Platform(tracking, auth, FileTree(str(folder / "proxied")), [direct], KEYS)
+        vault = Vault(FileTree(str(tmp_path / "vault"), create=True), key)
+        return World(server, folder, platform, vault, rows)
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack that is backed up."""
-    yield from running(tmp_path_factory.mktemp("source") / "data")
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An empty stack to restore into, once a module."""
-    yield from running(tmp_path_factory.mktemp("other") / "data")
+    return make
 
 
 @pytest.fixture
-def world(source: Stack, request: pytest.FixtureRequest) -> Iterator[World]:
-    """An experiment on the source."""
-    yield from make_world(source, f"backup/{request.node.name}")
+def world(make_world: Callable[..., World]) -> World:
+    return make_world()

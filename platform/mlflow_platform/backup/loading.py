@@ -113,7 +113,7 @@ def refuse_used(connection: psycopg.Connection[Any], what: str) -> None:
     apart = (SMOKE_TEST,)
     used = [
         ("experiments", "select true from experiments where experiment_id <> 0 and name <> %s", apart),
-        ("runs", "select true from runs join experiments using (experiment_id) where name <> %s", apart),
+        ("runs", "select true from runs join experiments e using (experiment_id) where e.name <> %s", apart),
         ("registered_models", "select true from registered_models", ()),
         ("trace_info", "select true from trace_info", ()),
         ("users", "select true from users offset 1", ()),

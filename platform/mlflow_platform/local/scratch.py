@@ -24,8 +24,8 @@ _PATIENCE = 60.0
 
 
 @contextlib.contextmanager
-def scratch_postgres() -> Iterator[tuple[str, str]]:
-    """The addresses, with their passwords, of an empty tracking and an empty auth database."""
+def scratch_postgres() -> Iterator[Postgres]:
+    """A server with an empty tracking and an empty auth database."""
     with tempfile.TemporaryDirectory(prefix="mlplatform-scratch-") as name:
         folder = Folder(Path(name))
         made = Settings.new(Options())
@@ -37,7 +37,7 @@ def scratch_postgres() -> Iterator[tuple[str, str]]:
             try:
                 _wait(server, process, log)
                 server.settle()
-                yield server.uri("mlflow"), server.uri("mlflow_auth")
+                yield server
             finally:
                 process.send_signal(server.stop_signal)
                 try:

@@ -30,8 +30,9 @@ MAX_MESSAGE, MAX_REASON = 32_768, 1_024
 MAX_FAILURES = 20
 
 
-#: A document that nobody carries out must not be accepted: policies are run by `mlplatform retention` so far.
-RECONCILED = tuple(kind for kind in DOCUMENTS if kind != "RetentionPolicy")
+#: A document that nobody carries out must not be accepted: policies and schedules are run by
+#: `mlplatform retention` and `mlplatform backup` so far.
+RECONCILED = tuple(kind for kind in DOCUMENTS if kind not in ("RetentionPolicy", "BackupSchedule"))
 
 
 def definition(kind: str) -> Schema:
