@@ -21,6 +21,13 @@ from tests.backup.databases import Rows, Server, webhook_key
 KEYS = ServerKeys("a passphrase", webhook_key())
 
 
+@dataclass(frozen=True)
+class Place(Target):
+    """A target, and the folder of its roots."""
+
+    folder: Path = Path()
+
+
 @dataclass
 class World:
     """A platform without its server, and the place of its backups."""
@@ -30,14 +37,14 @@ class World:
     platform: Platform
     vault: Vault
     rows: Rows
-    targets: list[Target] = field(default_factory=list)
+    targets: list[Place] = field(default_factory=list)
 
     @property
     def objects(self) -> dict[Path, bytes]:
         """Every artifact."""
         return contents(self.folder)
 
-    def target(self, *, shared: bool = False) -> Target:
+    def target(self, *, shared: bool = False) -> Place:
         """An empty platform as a first start leaves it; `shared`: with one database for both schemas."""
         number = len(self.targets)
         roots = [self.folder.parent / f"target-{number}" / n for n in ("proxied", "direct")]
@@ -51,7 +58,8 @@ class World:
             KEYS,
         )
         moves = {self.platform.direct[0].uri: platform.direct[0].uri}
-        made = Target(platform, ("admin", "new password"), moves, [FileStore(str(r)) for r in roots])
+        stores = [FileStore(str(r)) for r in roots]
+        made = Place(platform, ("admin", "new password"), moves, stores, roots[0].parent)
         self.targets.append(made)
         return made
 

@@ -89,6 +89,12 @@ def one(where: Database, query: str, *values: Any) -> Any:
         return row[0] if row else None
 
 
+def run(where: Database | None, query: str) -> None:
+    assert where is not None
+    with opened(where) as connection:
+        connection.execute(query)
+
+
 def digests(where: Database) -> dict[str, tuple[int, str]]:
     """Table -> its number of rows, and a digest of them all."""
     with opened(where) as connection:
