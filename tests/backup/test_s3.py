@@ -87,9 +87,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     try:
         deadline = time.monotonic() + 120
         while not seaweedfs.ready():
-            assert process.poll() is None and time.monotonic() < deadline, (folder.root / "log").read_text()[
-                -2000:
-            ]
+            assert process.poll() is None, (folder.root / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         with closing(seaweedfs.client()) as client:
             for bucket in ("artifacts", "backups", "restored", "versioned"):
