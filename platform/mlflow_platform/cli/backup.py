@@ -86,10 +86,10 @@ def create_command(
     from mlflow_platform.backup.prune import Keep
     from mlflow_platform.cli.sites import open_platform, open_vault
 
+    keeping = Keep(keep, _age(keep_for)) if keep or keep_for else None
     with ExitStack() as stack:
         vault, schedule = stack.enter_context(open_vault(**place))
         site = stack.enter_context(open_platform(schedule.spec.server if schedule else server, place))
-        keeping = Keep(keep, _age(keep_for)) if keep or keep_for else None
         if schedule is not None and schedule.spec.keep is not None and keeping is None:
             keeping = Keep(schedule.spec.keep.last, _age(schedule.spec.keep.age))
         say = stack.enter_context(_progress(as_json))
