@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_platform.adapters.files import FileStore
+from mlflow_platform.adapters.postgres import Database
 from mlflow_platform.adapters.trees import FileTree
 from mlflow_platform.backup.create import Platform
 from mlflow_platform.backup.keys import ServerKeys
@@ -80,14 +81,15 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def make_world(server: Server, tmp_path: Path) -> Callable[..., World]:
-    """A populated platform; `key` encrypts its backups, `shared` has one database for both schemas."""
+    """A populated platform; `key` encrypts its backups, `shared` has one database for both schemas,
+    `tracking` is one that is there."""
 
-    def make(*, key: Key | None = None, shared: bool = False) -> World:
+    def make(*, key: Key | None = None, shared: bool = False, tracking: Database | None = None) -> World:
         folder = tmp_path / "source"
         for name in ("proxied", "direct"):
             (folder / name).mkdir(parents=True)
         direct = FileTree(str(folder / "direct"))
-        tracking = server.database("template_both" if shared else "template_tracking")
+        tracking = tracking or server.database("template_both" if shared else "template_tracking")
         auth = None if shared else server.database("template_auth")
         rows = databases.populate(
             tracking, auth or tracking, direct.uri, kek=KEYS.kek_passphrase, webhook=KEYS.webhook_key

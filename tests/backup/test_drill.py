@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,9 +64,8 @@ def test_a_whole_backup_passes_and_is_not_touched(make_world: Callable[..., Worl
     assert all(restored[table] == found for table, found in digests(world.platform.tracking).items())
 
 
-@pytest.mark.parametrize("sealed", [False, True])
-def test_a_damaged_or_lost_object_fails(make_world: Callable[..., World], sealed: bool) -> None:
-    world = make_world(key=Key(b"k" * 32) if sealed else None)
+def test_a_damaged_or_lost_object_fails(make_world: Callable[..., World]) -> None:
+    world = make_world(key=Key(b"k" * 32))
     made = create(world.platform, world.vault)
     one, two = world.rows.proxied[:2]
     damage(content_of(world, made, one))
@@ -82,18 +81,10 @@ def test_a_damaged_or_lost_object_fails(make_world: Callable[..., World], sealed
     assert verify(world.vault, made.name, share=0).failed == 1
     # A full backup mends what an incremental one would rely on.
     (world.folder / "direct" / "new").write_text("new")
-    make = create(world.platform, world.vault, full=True) if _another_second() else None
-    assert make is not None
-    assert not verify(world.vault, make.name).failed
+    time.sleep(1.1)  # names of backups have seconds
+    full = create(world.platform, world.vault, full=True)
+    assert not verify(world.vault, full.name).failed
     assert not verify(world.vault, made.name).failed
-
-
-def _another_second() -> bool:
-    """Names of backups have seconds."""
-    import time
-
-    time.sleep(1.1)
-    return True
 
 
 def test_a_damaged_table_fails(world: World) -> None:
@@ -135,9 +126,3 @@ def test_addresses_are_resolved_as_mlflow_means_them() -> None:
         "file:/d/1": (direct, "1"),
     }
     assert {uri: resolve(uri, roots) for uri in expected} == expected
-
-
-def test_the_report_is_json(world: World) -> None:
-    from dataclasses import asdict
-
-    assert json.loads(json.dumps(asdict(drilled(world, create(world.platform, world.vault)))))["rows"]

@@ -19,9 +19,10 @@ from mlflow_platform.errors import BadInput
 from mlflow_platform.model.retention_policy import RetentionPolicy
 from mlflow_platform.retention.engine import Engine
 from mlflow_platform.retention.roots import MARKER, Roots
+from mlflow_platform.server import database, schemas
 from tests.backup import databases
 from tests.backup.conftest import KEYS, Place, World, contents
-from tests.backup.databases import digests, one, opened, webhook_key
+from tests.backup.databases import Server, digests, one, opened, webhook_key
 
 #: Tables that a restore changes on purpose.
 CHANGED = {
@@ -160,6 +161,27 @@ def test_an_address_that_does_not_fit_is_refused_before_anything_is_changed(worl
     )
     refused(world, target, made.name, "takes (200|256)")
     assert one(target.platform.tracking, "select count(*) from runs") == 0
+
+
+def test_an_older_schema_is_built_and_migrated(make_world: Callable[..., World], server: Server) -> None:
+    """Also where somebody has added a table of their own, which stays out."""
+    older = server.database()
+    previous = schemas._scripts(schemas.TRACKING).get_revision("head").down_revision
+    with opened(older) as connection, database.transaction(connection) as (alchemy, _):
+        schemas.upgrade(alchemy, schemas.TRACKING, previous)
+    databases.run(older, "create table notes (note text)")
+    world = make_world(tracking=older)
+    made = create(world.platform, world.vault)
+    assert made.revisions["tracking"] == previous
+    before = digests(older)
+    target = world.target()
+    done = restore(target, world.vault, made.name)
+    assert done.strange == ("notes",)
+    with opened(target.platform.tracking) as connection:
+        assert schemas.current(connection)["tracking"] == schemas.needed()["tracking"]
+    after = digests(target.platform.tracking)
+    assert after["params"] == before["params"]
+    assert after["runs"][0] == before["runs"][0] == 6
 
 
 def test_retention_on_the_copy_deletes_nothing_of_the_originals(world: World) -> None:
