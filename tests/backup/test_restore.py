@@ -143,7 +143,7 @@ def test_the_runbook_brings_back_every_acknowledged_write(home: Path) -> None:
         json={
             "username": "ada",
             "resource_type": "experiment",
-            "resource_pattern": experiment,
+            "resource_id": experiment,
             "permission": "READ",
         },
     )

@@ -35,6 +35,7 @@ def connect(login: S3Login, workers: int) -> Any:
     """boto3's client for as many requests at once. Raises `BadInput` for an endpoint that is none."""
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
     try:
         return boto3.session.Session().client(
@@ -52,6 +53,8 @@ def connect(login: S3Login, workers: int) -> Any:
         )
     except ValueError as error:  # botocore's word for an endpoint that is no URL
         raise BadInput(str(error), remedy="write the endpoint as https://HOST") from error
+    except BotoCoreError as error:  # such as a key without its secret
+        raise BadInput(str(error), remedy="correct the store's keys and region") from error
 
 
 class S3Store:

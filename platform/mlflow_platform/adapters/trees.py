@@ -151,7 +151,7 @@ class FileTree:
 
     def listed(self, prefix: str = "") -> Iterator[Stat]:
         top = prefix.rpartition("/")[0]
-        for folder, inside, names in os.walk(self._root / top):
+        for folder, inside, names in os.walk(self._root / top, onerror=_refuse):
             inside.sort()
             for name in sorted(names):
                 path = Path(folder) / name
@@ -222,6 +222,13 @@ class FileTree:
         if posixpath.normpath(key) != key or key.startswith(("/", "..")):
             raise BadInput(f"the key {key!r} is no path below {self._root}", remedy="use a bucket instead")
         return self._root / key
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be listed must not pass for an empty one; one that has vanished may."""
+    if not isinstance(error, FileNotFoundError):
+        what = f"{error.filename}: {error.strerror}"
+        raise Fatal(what, remedy="run this as somebody who may read it") from error
 
 
 def _file(key: str, about: os.stat_result) -> Stat:

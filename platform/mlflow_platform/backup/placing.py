@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from mlflow_platform.adapters.trees import GONE, Tree
-from mlflow_platform.backup.copying import BLOCK, WORKERS
+from mlflow_platform.backup.copying import BLOCK, WORKERS, tried
 from mlflow_platform.backup.index import Entry, Known, entries, known
 from mlflow_platform.backup.manifest import Manifest, Root
 from mlflow_platform.backup.vault import Vault
@@ -58,7 +58,9 @@ def place(tree: Tree, vault: Vault, root: Root, say: Callable[[str], None]) -> N
     """Write every object of a root; what an interrupted restore has written already is compared instead."""
     with known() as there:
         there.add_contents(s.key for s in tree.listed())
-        for done, _ in enumerate(_parallel(lambda e: _one(tree, vault, e, there), entries(vault, root)), 1):
+        for done, _ in enumerate(
+            _parallel(lambda e: tried(lambda: _one(tree, vault, e, there)), entries(vault, root)), 1
+        ):
             if done % 100 == 0:
                 say(f"{tree.uri}: {done:,} of {root.objects:,} objects")
 

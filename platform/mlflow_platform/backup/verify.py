@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mlflow_platform.adapters.trees import GONE
 from mlflow_platform.backup import manifest
-from mlflow_platform.backup.copying import BLOCK, WORKERS
+from mlflow_platform.backup.copying import BLOCK, WORKERS, tried
 from mlflow_platform.backup.index import Entry, entries, known
 from mlflow_platform.backup.manifest import Manifest
 from mlflow_platform.backup.placing import content
@@ -121,9 +121,13 @@ def verify_objects(
 
 def read_one(vault: Vault, entry: Entry) -> str:
     """Read an object's content to its end; what is wrong with it, empty if nothing is."""
-    try:
+
+    def read() -> None:
         for _ in content(vault, entry):
             pass
+
+    try:
+        tried(read)
     except (Fatal, Rejected, BadInput) as error:
         return f"{entry.stat.key}: {error.problem.what}"
     return ""

@@ -88,7 +88,7 @@ def create_command(
 
     keeping = Keep(keep, _age(keep_for)) if keep or keep_for else None
     with ExitStack() as stack:
-        vault, schedule = stack.enter_context(open_vault(**place))
+        vault, schedule = stack.enter_context(open_vault(**place, create=True))
         site = stack.enter_context(open_platform(schedule.spec.server if schedule else server, place))
         if schedule is not None and schedule.spec.keep is not None and keeping is None:
             keeping = Keep(schedule.spec.keep.last, _age(schedule.spec.keep.age))

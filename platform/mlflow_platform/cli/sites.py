@@ -36,8 +36,9 @@ def open_vault(
     region: str | None,
     key_file: Path | None,
     secrets: str | None,
+    create: bool = False,
 ) -> Iterator[tuple[Vault, BackupSchedule | None]]:
-    """The place that the options name, and the BackupSchedule if that says it."""
+    """The place that the options name, and the BackupSchedule if that says it. `create`: it may be new."""
     from mlflow_platform.adapters.trees import tree
     from mlflow_platform.backup.sealing import Key
     from mlflow_platform.backup.vault import Vault
@@ -49,13 +50,13 @@ def open_vault(
         )
     key = Key.read(key_file) if key_file else None
     if at is not None:
-        place = tree(at, _login(at, endpoint, region), create=True)
+        place = tree(at, _login(at, endpoint, region), create=create)
         document = None
     else:
         document = _schedule(paths, str(schedule))
         source = _secrets(secrets)
         where = document.spec.destination
-        place = tree(where.uri, _documented_login(where, source, document), create=True)
+        place = tree(where.uri, _documented_login(where, source, document), create=create)
         reference = document.spec.encryptionKeySecretRef
         if reference is not None and key is None:
             text = source.resolve(reference.name, reference.key, document.metadata.namespace)
