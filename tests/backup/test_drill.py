@@ -79,9 +79,11 @@ def test_a_damaged_or_lost_object_fails(make_world: Callable[..., World]) -> Non
     assert found.read.failed == 2
     # A sample of nothing still sees what is not there.
     assert verify(world.vault, made.name, share=0).failed == 1
-    # A full backup mends what an incremental one would rely on.
-    (world.folder / "direct" / "new").write_text("new")
+    # The next backup copies again what is lost; a full one mends what is damaged, too.
     time.sleep(1.1)  # names of backups have seconds
+    assert create(world.platform, world.vault).copied == 1
+    assert verify(world.vault, made.name).failed == 1
+    time.sleep(1.1)
     full = create(world.platform, world.vault, full=True)
     assert not verify(world.vault, full.name).failed
     assert not verify(world.vault, made.name).failed

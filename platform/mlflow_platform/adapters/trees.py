@@ -191,6 +191,7 @@ class FileTree:
                     file.flush()
                     os.fsync(file.fileno())
                 unfinished.replace(path)
+                _to_disk(path.parent)
             except BaseException:
                 unfinished.unlink(missing_ok=True)
                 raise
@@ -222,6 +223,15 @@ class FileTree:
         if posixpath.normpath(key) != key or key.startswith(("/", "..")):
             raise BadInput(f"the key {key!r} is no path below {self._root}", remedy="use a bucket instead")
         return self._root / key
+
+
+def _to_disk(folder: Path) -> None:
+    """The names in a folder: else a power loss may keep what names a file, and lose the file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _refuse(error: OSError) -> None:

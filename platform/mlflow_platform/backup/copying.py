@@ -51,7 +51,7 @@ class Copier:
             try:
                 for stat in listed:
                     before = None if self._full else self._known.object(stat.key)
-                    if before is not None and before.stat.same(stat):
+                    if before is not None and before.stat.same(stat) and self._has(before):
                         yield Copied(stat, before)
                         continue
                     running.add(pool.submit(self._one, stat))
@@ -61,6 +61,10 @@ class Copier:
                 yield from (future.result() for future in running)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _has(self, entry: Entry) -> bool:
+        """Whether the vault still has what the last backup has put there."""
+        return self._known.has_content(self._vault.content(entry.sha256))
 
     def _one(self, stat: Stat) -> Copied:
         for attempt in range(1, TRIES + 1):
