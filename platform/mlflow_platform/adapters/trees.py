@@ -83,9 +83,9 @@ class S3Tree:
 
     def listed(self, prefix: str = "") -> Iterator[Stat]:
         where = {"Bucket": self._folder.bucket, "Prefix": self._folder.prefix + prefix}
-        versioned = self._has_versions()
-        method = "list_object_versions" if versioned else "list_objects_v2"
         with plainly(self.uri):
+            versioned = self._has_versions()
+            method = "list_object_versions" if versioned else "list_objects_v2"
             for page in self._client.get_paginator(method).paginate(**where):
                 for item in page.get("Versions" if versioned else "Contents", ()):
                     if item.get("IsLatest", True) and not item["Key"].endswith("/"):
