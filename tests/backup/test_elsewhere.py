@@ -14,7 +14,7 @@ from mlflow_platform.adapters.files import FileStore
 from mlflow_platform.adapters.trees import FileTree
 from mlflow_platform.backup.create import create
 from mlflow_platform.backup.keys import ServerKeys
-from mlflow_platform.backup.restore import restore
+from mlflow_platform.backup.restore import Target, restore
 from mlflow_platform.errors import BadInput
 from mlflow_platform.model.retention_policy import RetentionPolicy
 from mlflow_platform.retention.engine import Engine
@@ -116,7 +116,17 @@ def test_a_platform_in_use_is_refused(world: World) -> None:
     assert one(used.platform.tracking, "select count(*) from runs") == 0
 
 
-def refused(world: World, target: Place, name: str, why: str) -> None:
+def test_each_root_goes_to_a_place_that_is_named(world: World) -> None:
+    made = create(world.platform, world.vault)
+    target, old = world.target(), world.platform.direct[0].uri
+    refused(world, replace(target, moves={}), made.name, f"has 5 objects of {old}, and the target has no")
+    refused(world, replace(target, moves={**target.moves, "s3://x": "y"}), made.name, "no direct root s3://x")
+    both = replace(target.platform, direct=[target.platform.roots[0]])
+    one_place = replace(target, platform=both, moves={old: target.platform.roots[0].uri})
+    refused(world, one_place, made.name, "two roots of the backup would go to one")
+
+
+def refused(world: World, target: Target, name: str, why: str) -> None:
     with pytest.raises(BadInput, match=why):
         restore(target, world.vault, name)
 

@@ -65,7 +65,7 @@ def restore(
     say: Callable[[str], None] = lambda _: None,
     patience: float = PATIENCE,
 ) -> Restored:
-    """Restore a backup; `BadInput` before anything is written where the target is not empty or does not fit.
+    """Restore a backup; `BadInput` before anything is written where the target is not empty, or not fit.
 
     `drop_secrets`: forget those that MLflow had encrypted with keys that are lost.
     """
@@ -84,6 +84,8 @@ def restore(
             if not filled:
                 loading.refuse_used(connection, "tracking")
             mine = _refuse_others(connection, target.stores)
+        if platform.auth is not None:
+            _refuse_used_logins(platform.auth, name)
         for root, tree in trees:
             placing.refuse_used(tree, found, vault, root)
         for root, tree in trees:
@@ -147,6 +149,10 @@ def _targets(target: Target, found: Manifest) -> list[tuple[Root, Tree]]:
                 )
             tree = direct[new]
         result.append((root, tree))
+    if len({tree.uri for _, tree in result}) < len(result):
+        raise BadInput(
+            "two roots of the backup would go to one of the target", remedy="give each a place of its own"
+        )
     if moves:
         raise BadInput(
             f"the backup has no direct root {next(iter(moves))}",
@@ -155,16 +161,20 @@ def _targets(target: Target, found: Manifest) -> list[tuple[Root, Tree]]:
     return result
 
 
+def _refuse_used_logins(where: Database, name: str) -> None:
+    with closing(where.connect(autocommit=True)) as connection, translated():
+        database.refuse_encoding(connection)
+        if not loading.is_filled(connection, name):
+            loading.refuse_used(connection, "auth")
+
+
 def _fill_auth(
     where: Database, vault: Vault, name: str, parts: Sequence[Part], admin: tuple[str, str] | None
 ) -> int:
     """The logins into a database of their own; the highest experiment that a grant names."""
     with closing(where.connect(autocommit=True)) as connection:
         with translated():
-            database.refuse_encoding(connection)
             filled = loading.is_filled(connection, name)
-            if not filled:
-                loading.refuse_used(connection, "auth")
         if not filled:
             with database.transaction(connection) as (alchemy, step):
                 step("the logins were not restored")
