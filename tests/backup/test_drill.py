@@ -45,7 +45,7 @@ def damage(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("sealed", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_whole_backup_passes_and_is_not_touched(make_world: Callable[..., World], sealed: bool) -> None:
     world = make_world(key=Key(b"k" * 32) if sealed else None)
     made = create(world.platform, world.vault)

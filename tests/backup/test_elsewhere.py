@@ -37,7 +37,9 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize(("here", "there"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("here", "there"), [(False, False), (True, False), pytest.param(False, True, marks=pytest.mark.soak)]
+)
 def test_everything_comes_back_elsewhere(make_world: Callable[..., World], here: bool, there: bool) -> None:
     world = make_world(shared=here)
     made = create(world.platform, world.vault)

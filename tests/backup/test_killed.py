@@ -71,7 +71,7 @@ def test_a_restore_goes_on(world: World, call: str, number: int, moment: str) ->
 
 
 CREATING = [
-    ("write", 3, "before"),  # the dumps
+    soak("write", 3, "before"),  # the dumps
     soak("write", 70, "after"),  # an object
     ("write", 78, "before"),  # the manifest or one of the last files before it
     soak("write", 77, "after"),
@@ -92,7 +92,7 @@ def test_a_backup_begins_anew_with_what_was_copied(world: World, call: str, numb
 
 @pytest.mark.parametrize(
     ("number", "moment"),
-    [(1, "before"), (1, "after"), soak(2, "before"), soak(2, "after"), soak(3, "before")],
+    [soak(1, "before"), (1, "after"), soak(2, "before"), soak(2, "after"), soak(3, "before")],
 )
 def test_a_killed_deletion_leaves_whole_backups(world: World, number: int, moment: str) -> None:
     path = world.folder / "direct" / "changing"
