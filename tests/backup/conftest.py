@@ -46,7 +46,8 @@ class World:
         return contents(self.folder)
 
     def target(self, *, shared: bool = False) -> Place:
-        """An empty platform as a first start leaves it; `shared`: with one database for both schemas."""
+        """A new platform as a first start and a deployment's smoke test leave it; `shared`: with one database
+        for both schemas."""
         number = len(self.targets)
         roots = [self.folder.parent / f"target-{number}" / n for n in ("proxied", "direct")]
         for root in roots:
@@ -59,6 +60,8 @@ class World:
             KEYS,
         )
         moves = {self.platform.direct[0].uri: platform.direct[0].uri}
+        databases.run(platform.tracking, databases.FIRST_START)
+        databases.run(platform.auth or platform.tracking, databases.ADMIN)
         stores = [FileStore(str(r)) for r in roots]
         made = Place(platform, ("admin", "new password"), moves, stores, roots[0].parent)
         self.targets.append(made)

@@ -24,6 +24,7 @@ from mlflow_platform.backup import keys
 from mlflow_platform.local.postgres import ROLE, Postgres
 from mlflow_platform.local.scratch import scratch_postgres
 from mlflow_platform.server import database, schemas
+from mlflow_platform.server.smoke import NAME as SMOKE_TEST
 
 TEMPLATES = {"template_tracking": (schemas.TRACKING,), "template_auth": (schemas.AUTH,)}
 TEMPLATES["template_both"] = schemas.SCHEMAS
@@ -111,6 +112,16 @@ def digests(where: Database) -> dict[str, tuple[int, str]]:
 
 def identifier() -> str:
     return secrets.token_hex(16)
+
+
+#: What MLflow writes at its first start, and the smoke test of a deployment.
+FIRST_START = f"""
+insert into experiments (experiment_id, name, lifecycle_stage, workspace)
+  values (0, 'Default', 'active', 'default'), (1, '{SMOKE_TEST}', 'active', 'default');
+insert into runs (run_uuid, experiment_id, lifecycle_stage, status)
+  values ('smoke', 1, 'deleted', 'FINISHED');
+"""
+ADMIN = "insert into users (username, password_hash, is_admin) values ('admin', 'another', true)"
 
 
 @dataclass
