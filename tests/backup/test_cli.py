@@ -76,6 +76,7 @@ def documents(
             password="a new password",
         )
     secret(secrets, "backup-key", key=KEY + "\n")
+    secret(secrets, "scratch", uri=world.server.database().uri)
     all_.append(
         {
             "apiVersion": "mlplatform.io/v1alpha1",
@@ -86,6 +87,10 @@ def documents(
                 "destination": {"uri": world.vault.tree.uri},
                 "encryptionKeySecretRef": {"name": "backup-key", "key": "key"},
                 "keep": {"last": 1},
+                "drill": {
+                    "schedule": "@weekly",
+                    "databaseUriSecretRef": {"name": "scratch", "key": "uri"},
+                },
             },
         }
     )
@@ -134,8 +139,7 @@ def test_a_damaged_backup_is_exit_code_1(
     world, _, options = documents
     scheduled = [*options, "--schedule", "nightly"]
     assert run(["backup", "create", *scheduled]) == 0
-    monkeypatch.setenv("SCRATCH", world.server.database().uri)
-    assert run(["backup", "drill", *scheduled, "--database", "SCRATCH"]) == 0
+    assert run(["backup", "drill", *scheduled]) == 0
     out = capsys.readouterr().out
     assert "9 name artifacts, 0 have none, 0 name places that are not backed up" in out
     assert out.count("noticed: a changed byte of ") == 3

@@ -122,5 +122,10 @@ def known() -> Iterator[Known]:
     """An empty `Known` in a temporary file."""
     with tempfile.TemporaryDirectory(prefix="mlplatform-backup-") as folder:
         found = Known(Path(folder) / "known")
-        with contextlib.closing(found):
-            yield found
+        try:
+            with contextlib.closing(found):
+                yield found
+        except sqlite3.Error as error:
+            raise Fatal(
+                f"{folder}: {error}", remedy="make room on the disk of temporary files, or set TMPDIR"
+            ) from error
