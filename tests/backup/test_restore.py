@@ -169,7 +169,7 @@ def test_the_runbook_brings_back_every_acknowledged_write(home: Path) -> None:
     for one in before:
         found = api.call("GET", "api/2.0/mlflow/runs/get", params={"run_id": one.run})["run"]
         assert found["info"]["experiment_id"] == experiment
-        assert [(m["key"], m["value"], m["step"]) for m in found["data"]["metrics"]] == [("m", 9.0, 9)]
+        assert [(m["key"], m["value"], int(m["step"])) for m in found["data"]["metrics"]] == [("m", 9.0, 9)]
         answer = artifact(stack, "GET", one.artifact)
         assert (answer.status, answer.data) == (200, one.content)
     # The administrator is the new platform's; others are as they were, and what was granted is.
