@@ -13,7 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import analysis, logging, operator, render, retention, scale, search, startup, throughput
+from tests.bench import (
+    analysis,
+    backup,
+    logging,
+    operator,
+    render,
+    retention,
+    scale,
+    search,
+    startup,
+    throughput,
+)
 
 
 def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
@@ -34,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[], bool]] = {
     "throughput": lambda: with_stack(lambda _, scratch: throughput.main(Stack(scratch / "stack"), scratch)),
     "logging": lambda: with_stack(logging.main),
     "retention": lambda: with_stack(retention.main),
+    "backup": lambda: with_stack(backup.main),
     "search": lambda: with_stack(search.main),
     "analysis": lambda: with_stack(analysis.main),
     "operator": lambda: with_stack(operator.main),

@@ -31,27 +31,17 @@ class S3Login:
     secret_key: str | None = field(default=None, repr=False)
 
 
-class S3Store:
-    """A bucket, or what is below a prefix of it."""
+def connect(login: S3Login, workers: int) -> Any:
+    """boto3's client for as many requests at once. Raises `BadInput` for an endpoint that is none."""
+    import boto3
+    import botocore.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
-    def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 4) -> None:
-        """`uri` is `s3://bucket` or `s3://bucket/prefix`. `all_versions`: list and delete every version."""
-        import boto3
-        import botocore.session
-        from botocore.config import Config
-
-        parts = urlsplit(uri)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise BadInput(
-                f"{uri!r} is no place in S3", remedy="write it as s3://bucket or s3://bucket/prefix"
-            )
-        self.uri = uri.rstrip("/")
-        self._bucket = parts.netloc
-        self._base = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
-        self._all_versions = all_versions
-        core = botocore.session.get_session()
-        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-        self._client = boto3.session.Session(botocore_session=core).client(
+    core = botocore.session.get_session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    try:
+        return boto3.session.Session(botocore_session=core).client(
             "s3",
             endpoint_url=login.endpoint,
             region_name=login.region,
@@ -64,6 +54,27 @@ class S3Store:
                 retries={"mode": "standard", "total_max_attempts": _TRIES},
             ),
         )
+    except ValueError as error:  # botocore's word for an endpoint that is no URL
+        raise BadInput(str(error), remedy="write the endpoint as https://HOST") from error
+    except BotoCoreError as error:  # such as a key without its secret
+        raise BadInput(str(error), remedy="correct the store's keys and region") from error
+
+
+class S3Store:
+    """A bucket, or what is below a prefix of it."""
+
+    def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 4) -> None:
+        """`uri` is `s3://bucket` or `s3://bucket/prefix`. `all_versions`: list and delete every version."""
+        parts = urlsplit(uri)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise BadInput(
+                f"{uri!r} is no place in S3", remedy="write it as s3://bucket or s3://bucket/prefix"
+            )
+        self.uri = uri.rstrip("/")
+        self._bucket = parts.netloc
+        self._base = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+        self._all_versions = all_versions
+        self._client = connect(login, workers)
 
     def page(self, prefix: str, after: tuple[str, str] | None = None, limit: int = MOST_KEYS) -> Page:
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._base + prefix, "MaxKeys": limit}

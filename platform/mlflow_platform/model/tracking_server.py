@@ -50,6 +50,9 @@ class DatabaseAccess(Model):
         description="Where its address with the login of the owner of its tables is: "
         "`postgresql://USER:PASSWORD@HOST/DATABASE`."
     )
+    authUriSecretRef: SecretReference | None = Field(
+        None, description="The same of the database of MLflow's users. Default: they are in the same one."
+    )
 
 
 class ArtifactAccess(Model):
