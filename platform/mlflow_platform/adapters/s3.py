@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal
+from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal, Stream
 from mlflow_platform.errors import BadInput, Fatal, Transient
 
 #: Answers that say "not now" (S3 API reference, List of error codes).
@@ -19,6 +19,8 @@ _PASSING = frozenset(
 )
 _REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "403"})
 _TRIES = 5
+#: Bytes of a part of a multipart upload, and most parts of one (S3 API reference, Multipart upload limits).
+_PART, _MOST_PARTS = 8 * 1024 * 1024, 10_000
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,21 @@ class S3Store:
         except _Missing:
             return None
 
+    def open(self, key: str) -> Stream | None:
+        try:
+            with self._translated():
+                return _Body(self, self._client.get_object(Bucket=self._bucket, Key=self._base + key)["Body"])
+        except _Missing:
+            return None
+
+    def put(self, key: str, content: Stream, size: int) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        part = max(_PART, size * 2 // _MOST_PARTS)
+        settings = TransferConfig(multipart_threshold=part, multipart_chunksize=part, use_threads=False)
+        with self._translated():
+            self._client.upload_fileobj(content, self._bucket, self._base + key, Config=settings)
+
     def create(self, key: str, body: bytes) -> bool:
         try:
             with self._translated():
@@ -201,6 +218,21 @@ class S3Store:
             raise Fatal(f"{self.uri}: there are no keys for the store", remedy="give it its keys") from error
         except BotoCoreError as error:
             raise Transient(f"{self.uri}: {error}", remedy="run it again when the store answers") from error
+
+
+class _Body:
+    """A stream whose errors are the platform's own."""
+
+    def __init__(self, store: S3Store, body: Any) -> None:
+        self._store, self._body = store, body
+
+    def read(self, size: int = -1, /) -> bytes:
+        with self._store._translated():
+            found: bytes = self._body.read(size if size >= 0 else None)
+            return found
+
+    def close(self) -> None:
+        self._body.close()
 
 
 class _Missing(Exception):

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,9 +17,12 @@ from mlflow_platform.cli.arguments import PATHS
 from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK, BadInput
 
 if TYPE_CHECKING:
+    from mlflow_platform.adapters.object_store import ObjectStore
     from mlflow_platform.adapters.postgres import Database
+    from mlflow_platform.adapters.s3 import S3Login
     from mlflow_platform.model.retention_policy import RetentionPolicy
     from mlflow_platform.model.tracking_server import TrackingServer
+    from mlflow_platform.retention.archiving import Archiver
     from mlflow_platform.retention.report import Report
     from mlflow_platform.retention.roots import Roots
 
@@ -71,7 +74,7 @@ def plan_command(
     """
     from mlflow_platform.retention.engine import Engine
 
-    with _opened(paths, names, server, secrets) as site:
+    with opened(paths, names, server, secrets) as site:
         report = Engine(site.database, site.roots).plan(site.policies, sizes=not no_sizes)
     _print(report, as_json)
     return EXIT_OK if report.empty else EXIT_DIFFERENCES
@@ -106,8 +109,8 @@ def run_command(
     """
     from mlflow_platform.retention.engine import Engine
 
-    with _opened(paths, names, server, secrets) as site, _progress(quiet=as_json) as (say, progress):
-        engine = Engine(site.database, site.roots, site.ask, say, progress)
+    with opened(paths, names, server, secrets) as site, progress(quiet=as_json) as (say, count):
+        engine = Engine(site.database, site.roots, site.ask, say, count, archiver=site.archiver(say))
         report = engine.run(site.policies, allowed=allow_destructive, claim_roots=claim)
     _print(report, as_json)
     return EXIT_ERROR if report.problems else EXIT_OK
@@ -127,7 +130,7 @@ def status_command(paths: tuple[Path, ...], server: str, secrets: str | None, as
     """
     from mlflow_platform.retention.held import status
 
-    with _opened(paths, (), server, secrets, needs_policies=False) as site:
+    with opened(paths, (), server, secrets, needs_policies=False) as site:
         found = status(site.database, site.roots)
     if as_json:
         output.print_json(found)
@@ -175,7 +178,7 @@ def undo_command(
     """
     from mlflow_platform.retention.held import undo
 
-    with _opened(paths, (), server, secrets, needs_policies=False) as site:
+    with opened(paths, (), server, secrets, needs_policies=False) as site:
         counts = undo(site.database, policy=policy, ids=ids)
     if as_json:
         output.print_json({"restored": counts})
@@ -190,10 +193,33 @@ class _Site:
     roots: Roots
     policies: Sequence[RetentionPolicy]
     ask: Callable[[], None] | None
+    login: S3Login
+    """That of the artifacts."""
+    plain: Roots | None = None
+    """The roots without old versions of objects, where `roots` lists those."""
+    archives: Mapping[str, S3Login] = field(default_factory=dict)
+    """By policies, where their archives have a login of their own."""
+
+    def store(self, uri: str, login: S3Login | None = None) -> ObjectStore:
+        """A place to archive to."""
+        return _store(uri, login or self.login)
+
+    def archiver(self, say: Callable[[str], None]) -> Archiver | None:
+        """The archives of the policies; None where none of them archives."""
+        from mlflow_platform.archive.retained import Retained
+
+        stores = {
+            policy.metadata.name: self.store(
+                policy.spec.archive.destination, self.archives.get(policy.metadata.name)
+            )
+            for policy in self.policies
+            if policy.spec.archive is not None
+        }
+        return Retained(self.database, self.plain or self.roots, stores, say) if stores else None
 
 
 @contextmanager
-def _opened(
+def opened(
     paths: tuple[Path, ...],
     names: tuple[str, ...],
     server: str,
@@ -235,10 +261,31 @@ def _opened(
             f"there is no TrackingServer document {server!r} with spec.database",
             remedy="add it, so that the database and the artifact stores are known",
         )
+    site = replace(site, archives=_archive_logins(site, secrets))
     try:
         yield site
     finally:
         site.roots.close()
+
+
+def _archive_logins(site: _Site, secrets: str | None) -> dict[str, S3Login]:
+    """Logins of archives that are elsewhere than the artifacts, by policies."""
+    from mlflow_platform.adapters.s3 import S3Login
+    from mlflow_platform.config.secrets import SecretSource
+
+    source = SecretSource(secrets, os.environ, output.note)
+    found: dict[str, S3Login] = {}
+    for policy in site.policies:
+        archive = policy.spec.archive
+        if archive is None:
+            continue
+        key, secret = site.login.access_key, site.login.secret_key
+        if archive.accessKeySecretRef is not None and archive.secretKeySecretRef is not None:
+            refs = (archive.accessKeySecretRef, archive.secretKeySecretRef)
+            key, secret = (source.resolve(r.name, r.key, policy.metadata.namespace) for r in refs)
+        endpoint = archive.endpoint or site.login.endpoint
+        found[policy.metadata.name] = S3Login(endpoint, archive.region or site.login.region, key, secret)
+    return found
 
 
 def _documented(
@@ -265,11 +312,13 @@ def _documented(
         value(spec.artifacts.accessKeySecretRef),
         value(spec.artifacts.secretKeySecretRef),
     )
-    roots = _roots(spec.artifacts.destination, spec.artifacts.roots, login, all_versions=all_versions)
+    where = (spec.artifacts.destination, spec.artifacts.roots)
+    roots = _roots(*where, login, all_versions=all_versions)
+    plain = _roots(*where, login, all_versions=False) if all_versions else None
     user = value(spec.credentials.usernameSecretRef) if spec.credentials else None
     password = value(spec.credentials.passwordSecretRef) if spec.credentials else None
     database = Database(value(spec.database.uriSecretRef) or "" if spec.database else "")
-    return _Site(database, roots, policies, _asker(spec.trackingUri, user, password))
+    return _Site(database, roots, policies, _asker(spec.trackingUri, user, password), login, plain)
 
 
 def _surrounding(policies: Sequence[RetentionPolicy], *, all_versions: bool) -> _Site:
@@ -283,15 +332,15 @@ def _surrounding(policies: Sequence[RetentionPolicy], *, all_versions: bool) -> 
         login = S3Login(environment.get("MLFLOW_S3_ENDPOINT_URL"), environment.get("AWS_DEFAULT_REGION"))
         default = environment.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "")
         direct = [default] if default and not default.startswith("mlflow-artifacts:") else []
-        roots = _roots(
-            environment.get("MLFLOW_ARTIFACTS_DESTINATION"), direct, login, all_versions=all_versions
-        )
+        where = (environment.get("MLFLOW_ARTIFACTS_DESTINATION"), direct)
+        roots = _roots(*where, login, all_versions=all_versions)
+        plain = _roots(*where, login, all_versions=False) if all_versions else None
         ask = _asker(
             environment.get("MLFLOW_TRACKING_URI"),
             environment.get("MLFLOW_TRACKING_USERNAME"),
             environment.get("MLFLOW_TRACKING_PASSWORD"),
         )
-        return _Site(database, roots, policies, ask)
+        return _Site(database, roots, policies, ask, login, plain)
     from mlflow_platform.local.folder import find
     from mlflow_platform.local.stack import Stack
 
@@ -309,20 +358,25 @@ def _surrounding(policies: Sequence[RetentionPolicy], *, all_versions: bool) -> 
         _roots(f"s3://{local.s3_bucket}", [], login, all_versions=all_versions),
         policies,
         _asker(local.tracking_uri, local.username, local.password),
+        login,
+        _roots(f"s3://{local.s3_bucket}", [], login, all_versions=False) if all_versions else None,
     )
 
 
-def _roots(destination: str | None, direct: Sequence[str], login: Any, *, all_versions: bool) -> Roots:
-    from mlflow_platform.adapters.files import FileStore
-    from mlflow_platform.adapters.s3 import S3Store
+def _roots(destination: str | None, direct: Sequence[str], login: S3Login, *, all_versions: bool) -> Roots:
     from mlflow_platform.retention.roots import Roots
 
-    def store(uri: str) -> Any:
-        if uri.startswith("s3://"):
-            return S3Store(uri, login, all_versions=all_versions)
-        return FileStore(uri)
+    def store(uri: str) -> ObjectStore:
+        return _store(uri, login, all_versions=all_versions)
 
     return Roots(store(destination) if destination else None, [store(uri) for uri in direct])
+
+
+def _store(uri: str, login: S3Login, *, all_versions: bool = False) -> ObjectStore:
+    from mlflow_platform.adapters.files import FileStore
+    from mlflow_platform.adapters.s3 import S3Store
+
+    return S3Store(uri, login, all_versions=all_versions) if uri.startswith("s3://") else FileStore(uri)
 
 
 def _asker(uri: str | None, username: str | None, password: str | None) -> Callable[[], None] | None:
@@ -344,7 +398,7 @@ def _asker(uri: str | None, username: str | None, password: str | None) -> Calla
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+def progress(*, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
     """Lines about what is going on and a count, on a terminal only."""
     from mlflow_platform.cli.local import output_line
 

@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dumps": ("dumps", "List the dumps made before migrations of a deployment, or bring one back."),
     "sync": ("spool", "Deliver what the durable client's programs have logged and not delivered."),
     "spool": ("spool", "Show, export and retry what waits in the durable client's spools."),
+    "archive": ("archive", "Archive runs as Parquet and objects: create, list, verify, restore."),
     "retention": ("retention", "Delete old runs, traces and models by policy: plan, run, status, undo."),
     "operator": ("operator", "Keep the documents of a cluster true on their tracking servers."),
     "get": ("get", "Show the documents of a cluster, whether each is as declared, and why not."),

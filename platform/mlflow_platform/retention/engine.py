@@ -19,6 +19,7 @@ from mlflow_platform.adapters.postgres import Database, exclusive, lost, transla
 from mlflow_platform.errors import BadInput, BrakeStopped, PlatformError
 from mlflow_platform.model.retention_policy import RetentionPolicy, seconds
 from mlflow_platform.retention import choose, journal, rules
+from mlflow_platform.retention.archiving import ARCHIVED, Archiver
 from mlflow_platform.retention.drain import Drain
 from mlflow_platform.retention.journal import Installation
 from mlflow_platform.retention.objects import measure
@@ -69,6 +70,8 @@ class Engine:
     say: Callable[[str], None] = lambda _: None
     progress: Callable[[int, int], None] = lambda _done, _all: None
     step: Callable[[str], None] = lambda _: None
+    archiver: Archiver | None = None
+    """Needed for policies with `archive`."""
     _seen: dict[str, choose.Seen] = field(default_factory=dict)
 
     def plan(self, policies: Sequence[RetentionPolicy], *, sizes: bool = True) -> Report:
@@ -102,6 +105,11 @@ class Engine:
                 raise BadInput(
                     f"the policy {policy.metadata.name} says dryRun: true",
                     remedy="use `mlplatform retention plan`, or take that out",
+                )
+            if policy.spec.archive is not None and self.archiver is None:
+                raise BadInput(
+                    f"the policy {policy.metadata.name} archives, and no archive was opened",
+                    remedy="run it by `mlplatform retention run`",
                 )
         report = Report(dry=False)
         for attempt in range(_ATTEMPTS):
@@ -237,7 +245,7 @@ class Engine:
         report: Report,
         wait: Callable[[], None],
     ) -> None:
-        purger = Purger(connection, installation, self.roots, policy, self.step)
+        purger = Purger(connection, installation, self.roots, policy, self.step, self.archiver)
         total = "select count(*) from pg_temp.chosen where policy = %s"
         row = connection.execute(total, (policy.metadata.name,)).fetchone()
         done, whole = 0, row[0] if row else 0
@@ -245,6 +253,7 @@ class Engine:
             size, last = _FIRST_BATCH, ""
             while items := self._next(connection, policy, kind, action, last, size):
                 wait()
+                self._archive(policy, kind, action, items, report)
                 began = time.monotonic()
                 batch = self._tried(purger, kind, action, items, report)
                 if batch is None:  # too much for one statement
@@ -258,6 +267,16 @@ class Engine:
                 self._count(report, kind, action, batch)
                 done += len(items)
                 self.progress(done, whole)
+
+    def _archive(
+        self, policy: RetentionPolicy, kind: str, action: str, items: Sequence[Item], report: Report
+    ) -> None:
+        """See that these are archived, where the policy wants it, before they are purged."""
+        if self.archiver is None or policy.spec.archive is None or action != "purge" or kind not in ARCHIVED:
+            return
+        told = self.archiver.ensure(policy, kind, [i.id for i in items])
+        if told is not None:
+            report.notes.append(told)
 
     def _next(
         self,

@@ -11,8 +11,10 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlflow_platform.errors import Fatal
 from mlflow_platform.model.retention_policy import RetentionPolicy
 from mlflow_platform.retention import journal, rows
+from mlflow_platform.retention.archiving import Archiver
 from mlflow_platform.retention.choose import abandoned_before, now
 from mlflow_platform.retention.journal import Entry, Installation
 from mlflow_platform.retention.protections import protected
@@ -52,6 +54,7 @@ class Purger:
     roots: Roots
     policy: RetentionPolicy
     step: Callable[[str], None] = lambda _: None
+    archiver: Archiver | None = None
 
     def carry_out(self, kind: str, action: str, items: Sequence[Item]) -> Batch:
         """Quarantine or purge a batch of one kind in one transaction."""
@@ -108,7 +111,7 @@ class Purger:
         self._lock_versions()
         left = [i for i in items if i.id in found]
         self._changed("run", items, found, batch)
-        left = self._unprotected("run", left, batch)
+        left = self._archived("run", self._unprotected("run", left, batch), batch)
         models = self.connection.execute(
             "select model_id, artifact_location, source_run_id, experiment_id from public.logged_models"
             " where source_run_id = any(%s) order by model_id for update",
@@ -179,7 +182,7 @@ class Purger:
         self._lock_versions()
         left = [i for i in items if i.id in found]
         self._changed("logged model", items, found, batch)
-        left = self._unprotected("logged model", left, batch)
+        left = self._archived("logged model", self._unprotected("logged model", left, batch), batch)
         entries: dict[str, list[Entry]] = {i.id: [] for i in left}
         lost: dict[str, str] = {}
         for item in left:
@@ -214,7 +217,7 @@ class Purger:
         )
         left = [i for i in items if i.id in found]
         self._changed("trace", items, found, batch)
-        left = self._unprotected("trace", left, batch)
+        left = self._archived("trace", self._unprotected("trace", left, batch), batch)
         entries: dict[str, list[Entry]] = {i.id: [] for i in left}
         lost: dict[str, str] = {}
         locations = self.connection.execute(
@@ -317,7 +320,7 @@ class Purger:
             )
         }
         batch.kept["experiment that is not empty"] += len(full)
-        left = [i for i in items if int(i.id) not in full]
+        left = self._archived("experiment", [i for i in items if int(i.id) not in full], batch)
         ids = [int(i.id) for i in left]
         name = self.policy.metadata.name
         journal.write(
@@ -381,6 +384,16 @@ class Purger:
         reasons |= {i.id: "pinned experiment" for i in items if i.experiment in pinned}
         batch.kept.update(reasons.values())
         return [i for i in items if i.id not in reasons]
+
+    def _archived(self, kind: str, items: Sequence[Item], batch: Batch) -> list[Item]:
+        """Those that are archived as they are, where the policy archives; nobody changes them now."""
+        if self.policy.spec.archive is None or not items:
+            return list(items)
+        if self.archiver is None:
+            raise Fatal("the policy archives, and nothing is there to do it", remedy="report this as a bug")
+        same = self.archiver.unchanged(self.connection, self.policy, kind, [i.id for i in items])
+        batch.kept["not archived as it is now: the next run tries again"] += len(items) - len(same)
+        return [i for i in items if i.id in same]
 
     def _place(
         self,
