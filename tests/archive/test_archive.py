@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from mlflow_platform.adapters.files import FileStore
 from mlflow_platform.adapters.s3 import S3Store
-from mlflow_platform.archive import manifest
+from mlflow_platform.archive import manifest, parquet
 from mlflow_platform.archive.create import archive
+from mlflow_platform.archive.find import holding
+from mlflow_platform.archive.manifest import Corrupted
 from mlflow_platform.archive.restore import restore
 from mlflow_platform.archive.verify import verify
+from mlflow_platform.errors import BadInput
+from mlflow_platform.local import Stack
 from mlflow_platform.retention import journal
 from mlflow_platform.retention.roots import Roots
 from tests.archive.conftest import Contents, fill
-from tests.retention.conftest import World
+from tests.retention.conftest import World, make_world
 
 
 def destroy(world: World) -> None:
@@ -64,3 +79,170 @@ def test_all_is_as_it_was(world: World, bucket: S3Store) -> None:
     again = restore(world.database, roots, bucket, made.manifest)
     assert (again.things.total(), again.rows.total(), again.objects) == (0, 0, 0)
     assert again.there == {"run": 1, "model": 1, "trace": 1}
+
+
+@pytest.fixture
+def elsewhere(stack_with_workspaces: Stack, request: pytest.FixtureRequest) -> Iterator[World]:
+    """Another platform: another database, server and bucket."""
+    yield from make_world(stack_with_workspaces, f"archive/{request.node.name}-{time.time_ns()}")
+
+
+def test_into_another_platform(world: World, elsewhere: World, bucket: S3Store) -> None:
+    """Under a new id of the experiment; every URI follows, and every artifact opens there."""
+    run, model, trace = fill(world)
+    before, said = Contents(world), answers(world, run, model, trace)
+    elsewhere.name = world.name
+    made = archive(world.database, Roots(world.store), bucket, experiments=[world.name])
+    restored = restore(elsewhere.database, Roots(elsewhere.store), bucket, made.manifest)
+    old, elsewhere.experiment = world.experiment, restored.experiments[world.experiment]
+    assert old != elsewhere.experiment, "its id is not taken over: somebody's grant may name it"
+
+    def moved(text: str) -> str:
+        return (
+            text.replace(f"mlflow-artifacts:/{old}/", f"mlflow-artifacts:/{elsewhere.experiment}/")
+            .replace(f'"experiment_id": "{old}"', f'"experiment_id": "{elsewhere.experiment}"')
+            .replace(f"/experiments/{old}/", f"/experiments/{elsewhere.experiment}/")
+        )
+
+    assert json.dumps(answers(elsewhere, run, model, trace)) == moved(json.dumps(said))
+    after = Contents(elsewhere)
+    assert after.objects == {
+        key.replace(f"{old}/", f"{elsewhere.experiment}/", 1): body for key, body in before.objects.items()
+    }
+    for table in ("metrics", "params", "latest_metrics", "tags", "inputs", "input_tags", "spans"):
+        assert len(after.rows[table]) == len(before.rows[table]), table
+    assert after.rows["metrics"] == before.rows["metrics"]
+    owner = "select value from experiment_tags where experiment_id = %s and key = 'owner'"
+    assert elsewhere.one(owner, elsewhere.experiment) == "us"
+
+
+def test_a_changed_byte_is_named(world: World, folder: FileStore, subtests: pytest.Subtests) -> None:
+    """In any object of the archive; nothing of it is restored then."""
+    run, _, _ = fill(world)
+    made = archive(world.database, Roots(world.store), folder, experiments=[world.name])
+    destroy(world)
+    root = Path(folder.uri.removeprefix("file://"))
+    files = [path for path in (root / "archives").rglob("*") if path.is_file()]
+    assert len(files) == len(made.manifest.files) + made.manifest.objects
+    for path in [*files, root / manifest.key(made.manifest.id)]:
+        body = bytearray(path.read_bytes())
+        wrong = body[:-1] + bytes([body[-1] ^ 1]) if body else b"x"
+        with subtests.test(path=str(path.relative_to(root))):
+            path.write_bytes(wrong)
+            try:
+                if path.suffix == ".json":
+                    with pytest.raises(Corrupted, match=path.name):
+                        manifest.read(folder, made.manifest.id)
+                    continue
+                (found,) = verify(folder, made.manifest)
+                assert path.name in found
+                with pytest.raises(Corrupted, match=path.name):
+                    restore(world.database, Roots(world.store), folder, made.manifest)
+                assert not world.exists(run)
+            finally:
+                path.write_bytes(body)
+    path = files[0]
+    path.rename(root / "away")
+    assert [path.name in found and "missing" in found for found in verify(folder, made.manifest)] == [True]
+    (root / "away").rename(path)
+    assert list(verify(folder, made.manifest)) == []
+    restore(world.database, Roots(world.store), folder, made.manifest)
+    assert world.exists(run)
+
+
+def test_others_read_it(world: World, folder: FileStore) -> None:
+    """pandas and pyarrow, by paths alone; values as Postgres has them."""
+    import pandas
+    import pyarrow.dataset
+
+    run, model, _ = fill(world)
+    made = archive(world.database, Roots(world.store), folder, runs=[run])
+    tables = Path(folder.uri.removeprefix("file://")) / "archives" / made.manifest.id / "tables"
+    metrics = pandas.read_parquet(tables / "metrics")
+    query = "select key, value, timestamp, run_uuid, step, is_nan from metrics where run_uuid = %s"
+    assert sorted(metrics.itertuples(index=False, name=None)) == sorted(world.sql.execute(query, (run,)))
+    raw = metrics.set_index("key")["value"]
+    assert (raw["odd Infinity"], raw["odd -Infinity"]) == (1.7976931348623157e308, -1.7976931348623157e308)
+    assert list(metrics[metrics.is_nan]["key"]) == ["odd NaN"]
+    scores = pandas.read_parquet(tables / "logged_model_metrics").set_index("metric_name")["metric_value"]
+    assert scores["raw inf"] == float("inf")
+    assert scores["raw nan"] != scores["raw nan"]
+    runs = pyarrow.dataset.dataset(tables / "runs", format="parquet").to_table().to_pylist()
+    assert [(one["run_uuid"], one["experiment_id"]) for one in runs] == [(run, int(world.experiment))]
+    objects = pandas.read_parquet(tables / "objects")
+    assert set(objects.owner) >= {run, model}
+    deep = objects[objects.path == "deep/er/data.bin"].iloc[0]
+    body = (tables.parent / deep.file).read_bytes()
+    assert (len(body), hashlib.sha256(body).hexdigest()) == (deep.bytes, deep.sha256)
+
+
+def test_single_runs_come_back_alone(world: World, folder: FileStore) -> None:
+    kept, other = world.run(), world.run()
+    model = world.logged_model(kept)
+    world.logged_model(other)
+    world.trace()
+    made = archive(world.database, Roots(world.store), folder, experiments=[world.name])
+    destroy(world)
+    assert holding(folder, [], [kept]) == {made.manifest.id: [kept]}
+    with pytest.raises(BadInput, match="holds the run nowhere"):
+        holding(folder, [], [kept, "nowhere"])
+    found = restore(world.database, Roots(world.store), folder, made.manifest, runs=[kept])
+    world.experiment = found.experiments[world.experiment]
+    assert found.things == {"run": 1, "model": 1, "trace": 0}
+    assert (world.exists(kept), world.exists(other)) == (True, False)
+    assert world.one("select count(*) from metrics where run_uuid = %s", kept) == 12
+    assert world.one("select count(*) from input_tags") >= 1
+    assert len(world.objects(kept)) == 2
+    assert len(world.objects(f"models/{model}")) == 2
+    assert len(world.objects()) == 4
+    rest = restore(world.database, Roots(world.store), folder, made.manifest)
+    assert rest.there == {"run": 1, "model": 1}
+    assert rest.things == {"run": 1, "model": 1, "trace": 1}
+
+
+def test_what_is_there_and_differs_stops_it(world: World, folder: FileStore) -> None:
+    run, other = world.run(), world.run()
+    made = archive(world.database, Roots(world.store), folder, experiments=[world.name])
+    world.call("runs/set-tag", run_id=run, key="new", value="x")
+    world.sql.execute("delete from latest_metrics where run_uuid = %s", (other,))
+    before = Contents(world)
+    with pytest.raises(BadInput, match="2 of these exist here and differ"):
+        restore(world.database, Roots(world.store), folder, made.manifest)
+    world.call("runs/delete-tag", run_id=run, key="new")
+    assert restore(world.database, Roots(world.store), folder, made.manifest, runs=[run]).there["run"] == 1
+    key = next(key for key in before.objects if run in key)
+    body = before.objects[key] or b""
+    world.store.put(key, io.BytesIO(body + b"!"), len(body) + 1)
+    with pytest.raises(BadInput, match=f"{key} exists and differs"):
+        restore(world.database, Roots(world.store), folder, made.manifest, runs=[run])
+
+
+def test_another_schema_is_refused(world: World, folder: FileStore) -> None:
+    made = archive(world.database, Roots(world.store), folder, runs=[world.run(objects=0)])
+    other = dataclasses.replace(made.manifest, revision="000000000000", mlflow="9.9")
+    with pytest.raises(BadInput, match="of schema 000000000000"):
+        restore(world.database, Roots(world.store), folder, other)
+
+
+def test_large_objects_and_many_rows_go_in_parts(
+    world: World, bucket: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several Parquet files and row groups a table, several parts of an upload, one after the other."""
+    monkeypatch.setattr(parquet, "_GROUP_ROWS", 1000)
+    monkeypatch.setattr(parquet, "_FILE_BYTES", 20_000)
+    journal.open_journal(world.sql)
+    run = world.run(objects=0)
+    world.sql.execute(
+        "insert into metrics select 'long', random(), s, %s, s, false from generate_series(1, 30000) s",
+        (run,),
+    )
+    key = f"{world.experiment}/{run}/artifacts/large"
+    body = os.urandom(20 * 1024 * 1024 + 1)
+    world.store.put(key, io.BytesIO(body), len(body))
+    before = Contents(world)
+    made = archive(world.database, Roots(world.store), bucket, experiments=[world.name])
+    assert len(made.manifest.of("metrics")) > 2
+    destroy(world)
+    restore(world.database, Roots(world.store), bucket, made.manifest)
+    assert Contents(world).rows == before.rows
+    assert world.store.read(key) == body
