@@ -75,6 +75,7 @@ def fit(connection: psycopg.Connection[Any], *, same: bool) -> dict[str, str]:
             f"update pg_temp.in_{table} set lifecycle_stage = 'active'"
             f"{', deleted_time = null' if table == 'runs' else ''} where lifecycle_stage = 'deleted'"
         )
+    connection.execute("truncate pg_temp.archive_experiment")  # those ids are the old ones
     return homes
 
 

@@ -163,7 +163,8 @@ def _choose(
             "insert into pg_temp.archive_experiment select experiment_id::text, %(every)s"
             " from pg_temp.in_experiments"
             " where %(every)s or experiment_id in (select experiment_id from pg_temp.in_runs"
-            "  where run_uuid = any(%(runs)s))"
+            "  where run_uuid = any(%(runs)s) union all select experiment_id from pg_temp.in_logged_models"
+            "  where source_run_id = any(%(runs)s))"
         ),
     ):
         connection.execute(statement, values)
@@ -200,7 +201,8 @@ def _targets(connection: psycopg.Connection[Any], roots: Roots) -> dict[tuple[st
         if not isinstance(place, Place):
             raise BadInput(
                 f"the artifacts of {kind} {own} have no place here: {place}",
-                remedy="give the store that the experiment's artifact location names",
+                remedy="make the experiment first, so that it has a location of this platform; or give the "
+                "store that its location names",
             )
         found[kind, own] = place
     return found
@@ -213,11 +215,13 @@ def _compare(connection: psycopg.Connection[Any], known: dict[str, dict[str, str
     }
     if not present:
         return
-    archived = tables.fingerprints(connection, known, LOADED)
-    here = tables.fingerprints(connection, known, PUBLIC)
-    other = sorted(thing for thing in present if archived[thing] != here[thing])
+    # Rows that two things share are looked at one by one: they go with either, and come back with either.
+    archived = tables.fingerprints(connection, known, LOADED, shared=False)
+    here = tables.fingerprints(connection, known, PUBLIC, shared=False)
+    other = sorted(" ".join(thing) for thing in present if archived[thing] != here[thing])
+    other += [name for table, key in _CLASHING.items() for name in _clashes(connection, table, key, known)]
     if other:
-        names = ", ".join(f"{kind} {own}" for kind, own in other[:_MOST])
+        names = ", ".join(other[:_MOST])
         raise BadInput(
             f"{len(other)} of these exist here and differ from the archive: {names}",
             remedy="what is in quarantine comes back by `mlplatform retention undo`; "
@@ -233,6 +237,23 @@ _PRESENT = {
     "trace": "select t.request_id from public.trace_info t"
     " join pg_temp.archive_trace a on a.id = t.request_id",
 }
+
+
+#: Shared tables whose rows say more than their primary key does -> what names a row.
+_CLASHING = {"logged_model_metrics": "model_id", "assessments": "assessment_id"}
+
+
+def _clashes(
+    connection: psycopg.Connection[Any], table: str, name: str, known: dict[str, dict[str, str]]
+) -> list[str]:
+    """Rows that are here under the same primary key with other values."""
+    same = " and ".join(f"p.{column} = t.{column}" for column in tables.SHARED[table])
+    rows = [", ".join(f'{which}."{column}"' for column in known[table]) for which in "tp"]
+    found = connection.execute(
+        f"select t.{name} from pg_temp.in_{table} t join public.{table} p on {same}"
+        f" where row({rows[0]}) is distinct from row({rows[1]}) limit {_MOST}"
+    )
+    return [f"{table} {row[0]}" for row in found]
 
 
 def _upload(
@@ -306,10 +327,10 @@ def _insert(connection: psycopg.Connection[Any], known: dict[str, dict[str, str]
     for kind in ("run", "model", "trace"):
         row = connection.execute(f"select count(*) from pg_temp.archive_{kind}").fetchone()
         found.things[kind] = (row[0] if row else 0) - found.there[kind]
-    for kind, name in tables.KINDS.items():
+    for kind in ("run", "logged model", "trace"):
         connection.execute(
             "update mlplatform.purged p set state = 'done', problem = 'restored from an archive'"
-            f" from pg_temp.archive_{name} a where p.kind = %s and p.id = a.id",
+            f" from pg_temp.archive_{tables.KINDS[kind]} a where p.kind = %s and p.id = a.id",
             (kind,),
         )
     for kind in ("run", "logged model"):

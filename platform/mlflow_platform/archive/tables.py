@@ -130,6 +130,14 @@ TABLES = (
     Table("entity_associations", (*_links("run"), *_links("model"), *_links("trace")), locked="table"),
 )
 
+#: Tables of which a row may belong to two things, with their primary keys.
+SHARED = {
+    "inputs": ("source_type", "source_id", "destination_type", "destination_id"),
+    "input_tags": ("input_uuid", "name"),
+    "logged_model_metrics": ("model_id", "metric_name", "metric_timestamp_ms", "metric_step", "run_id"),
+    "assessments": ("assessment_id",),
+    "entity_associations": ("source_type", "source_id", "destination_type", "destination_id"),
+}
 #: Types of MLflow's columns -> Arrow's. Any other type is one that this was not written for.
 ARROW = {
     "character varying": "string",
@@ -186,10 +194,12 @@ def fingerprints(
     schema: str = PUBLIC,
     *,
     lock: bool = False,
+    shared: bool = True,
 ) -> dict[tuple[str, str], str]:
     """A fingerprint of all rows of each chosen thing, by (kind, id); a run's covers its logged models.
 
-    `lock`: hold off changes of these rows until the transaction ends. It tells of accidents, not of forgers:
+    `lock`: hold off changes of these rows until the transaction ends. `shared`: also rows that belong to
+    other things as well, and go with any of them. It tells of accidents, not of forgers:
     64-bit sums of hashes of rows.
     """
     if lock:
@@ -200,6 +210,8 @@ def fingerprints(
         for (own,) in connection.execute(f"select id from pg_temp.archive_{kind} order by id"):
             found[kind, own] = []
     for table in TABLES:
+        if not shared and table.name in SHARED:
+            continue
         for part in table.parts:
             if part.kind == "run" and table.name == "datasets":
                 continue  # what a dataset says belongs to its experiment
