@@ -80,7 +80,7 @@ def fill(world: World) -> tuple[str, str, str]:
         (trace, run),
     )
     world.call("experiments/set-experiment-tag", experiment_id=world.experiment, key="owner", value="us")
-    world.store.create(f"{world.experiment}/{run}/artifacts/deep/er/data.bin", bytes(range(256)) * 50_000)
+    world.store.create(f"{world.experiment}/{run}/artifacts/deep/er/data.bin", bytes(range(256)) * 5_000)
     world.store.create(f"{world.experiment}/{run}/artifacts/empty", b"")
     return run, model, trace
 
