@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,6 +202,40 @@ def test_others_read_it(world: World, folder: FileStore) -> None:
     deep = objects[objects.path == "deep/er/data.bin"].iloc[0]
     body = (tables.parent / deep.file).read_bytes()
     assert (len(body), hashlib.sha256(body).hexdigest()) == (deep.bytes, deep.sha256)
+
+
+def test_the_pages_examples_read_it(world: World, folder: FileStore) -> None:
+    """pandas and DuckDB, in the words of docs/archive.md, over archives of a policy's."""
+    import duckdb
+
+    for n in range(2):
+        run = world.run()
+        world.call("runs/log-metric", run_id=run, key="val/auc", value=n / 2, timestamp=1, step=1)
+        made = archive(world.database, Roots(world.store), folder, runs=[run])
+    page = (Path(__file__).parents[2] / "docs" / "archive.md").read_text("utf-8")
+    here = folder.uri.removeprefix("file://")
+
+    def block(language: str) -> str:
+        (text,) = re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        assert "/backup/mlflow/archives/" in text
+        found: str = text.replace("/backup/mlflow", here).replace(
+            "archives/ID/", f"archives/{made.manifest.id}/"
+        )
+        return found
+
+    found = dict(duckdb.sql(block("sql")).fetchall())
+    assert found == {"m0": 0.0, "m1": 1.0, "m2": 2.0, "val/auc": 0.5}
+    names: dict[str, Any] = {}
+    *lines, last = block("python").strip().splitlines()
+    exec("\n".join(lines), names)  # noqa: S102 - our own page
+    assert eval(last, names).to_dict() == {run: 0.5}  # noqa: S307 - our own page
+    query = "select key, value, timestamp, run_uuid, step, is_nan from read_parquet('{}') order by all"
+    for table in ("metrics", "latest_metrics"):
+        values = duckdb.sql(query.format(f"{here}/archives/{made.manifest.id}/tables/{table}/*.parquet"))
+        rows = world.sql.execute(
+            f"select key, value, timestamp, run_uuid, step, is_nan from {table} where run_uuid = %s", (run,)
+        )
+        assert sorted(values.fetchall()) == sorted(rows.fetchall())
 
 
 def test_single_runs_come_back_alone(world: World, folder: FileStore) -> None:
