@@ -41,7 +41,8 @@ class Refusal:
 class Stream(Protocol):
     """An object's content, read from front to back."""
 
-    def read(self, size: int = -1, /) -> bytes: ...
+    def read(self, size: int = -1, /) -> bytes:
+        """As many bytes as asked for, fewer only at the end."""
 
     def close(self) -> None: ...
 

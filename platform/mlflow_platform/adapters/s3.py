@@ -156,12 +156,25 @@ class S3Store:
             return None
 
     def put(self, key: str, content: Stream, size: int) -> None:
-        from boto3.s3.transfer import TransferConfig
-
-        part = max(_PART, size * 2 // _MOST_PARTS)
-        settings = TransferConfig(multipart_threshold=part, multipart_chunksize=part, use_threads=False)
+        where = {"Bucket": self._bucket, "Key": self._base + key}
+        length = max(_PART, 2 * size // _MOST_PARTS)
+        part = content.read(length)
         with self._translated():
-            self._client.upload_fileobj(content, self._bucket, self._base + key, Config=settings)
+            if len(part) < length:
+                self._client.put_object(**where, Body=part)
+                return
+            where["UploadId"] = self._client.create_multipart_upload(**where)["UploadId"]
+            try:
+                parts: list[dict[str, Any]] = []
+                while part:
+                    number = len(parts) + 1
+                    answer = self._client.upload_part(**where, PartNumber=number, Body=part)
+                    parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+                    part = content.read(length)
+                self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+            except BaseException:
+                self._client.abort_multipart_upload(**where)
+                raise
 
     def create(self, key: str, body: bytes) -> bool:
         try:

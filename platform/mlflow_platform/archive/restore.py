@@ -20,6 +20,7 @@ from mlflow_platform.archive.manifest import OBJECTS, REMEDY, Corrupted, Manifes
 from mlflow_platform.archive.tables import LOADED, PUBLIC, TABLES
 from mlflow_platform.errors import BadInput
 from mlflow_platform.retention import journal
+from mlflow_platform.retention.objects import walk
 from mlflow_platform.retention.roots import Place, Roots
 
 if TYPE_CHECKING:
@@ -268,11 +269,19 @@ def _upload(
     """Every artifact that is not there yet. Raises `Corrupted` for one that is not what was archived, and
     `BadInput` for one that is here and differs."""
 
+    stores = roots.all
+    occupied = {
+        Place(root, prefix)
+        for root, target in stores.items()
+        for prefix, objects, _ in walk(target, sorted({p.prefix for p in targets.values() if p.root == root}))
+        if objects
+    }
+
     def put(row: tuple[Any, ...]) -> tuple[bool, int]:
         kind, own, path, file, size, digest = row
         place = targets[kind, own]
-        target, key = roots.all[place.root], place.prefix + path
-        there = digest_of(target, key)
+        target, key = stores[place.root], place.prefix + path
+        there = digest_of(target, key) if place in occupied else None
         if there is None:
             copied = copy(store, manifest.folder + file, target, key, size, (size, digest))
             if copied is None:
