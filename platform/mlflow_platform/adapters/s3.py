@@ -19,8 +19,9 @@ _PASSING = frozenset(
 )
 _REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "403"})
 _TRIES = 5
-#: Bytes of a part of a multipart upload, and most parts of one (S3 API reference, Multipart upload limits).
-_PART, _MOST_PARTS = 8 * 1024 * 1024, 10_000
+#: Fewest bytes of a part of a multipart upload, and most parts of one (S3 API reference, Multipart upload
+#: limits). A part is in memory some times over while it is read and sent.
+_PART, _MOST_PARTS = 5 * 1024 * 1024, 10_000
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from mlflow_platform.adapters.retry import backoff
 from mlflow_platform.archive.manifest import REMEDY, Corrupted, File, Manifest
 from mlflow_platform.errors import Transient
 
-#: Objects under way at once; each needs a part of an upload in memory (adapters/s3.py, 8 MB).
-WORKERS = 8
+#: Objects under way at once; each needs a part of an upload in memory, some times over (adapters/s3.py).
+WORKERS = 4
 _CHUNK = 1024 * 1024
 _TRIES = 4
 
