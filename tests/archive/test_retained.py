@@ -160,7 +160,7 @@ def test_what_changed_since_it_was_archived_is_archived_again(
 
 def test_changes_wait_while_a_purge_compares(world: World, folder: FileStore) -> None:
     """From the comparison to the commit nobody writes a row that would be deleted unseen."""
-    run = world.run(tags={"note": "old"})
+    run, beside = world.run(tags={"note": "old"}), world.run(age=1)
     world.call("runs/delete", run_id=run)
     done: list[str] = []
 
@@ -183,12 +183,19 @@ def test_changes_wait_while_a_purge_compares(world: World, folder: FileStore) ->
                 thread.start()
             waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
             for _ in range(1000):
-                if world.one(waiting) == len(threads):
+                if world.one(waiting) >= len(threads):
                     break
                 time.sleep(0.01)
             else:
                 raise AssertionError("they do not wait")
             assert done == []
+            # Nobody else waits: other runs of the experiment come and go.
+            with world.database.connect(autocommit=True) as other:
+                other.execute("insert into tags values ('k', 'v', %s)", (beside,))
+                other.execute(
+                    "insert into runs (run_uuid, experiment_id) values ('new', %s)",
+                    (world.experiment,),
+                )
 
     assert retain(world, folder, GONE, act).total("purged") == {"run": 1}
     for thread in threads:
@@ -196,6 +203,22 @@ def test_changes_wait_while_a_purge_compares(world: World, folder: FileStore) ->
     # The update found nothing any more; the input came late, and goes when it is looked at again.
     assert sorted(done) == ["0 update", "1 insert"]
     world.sql.execute("delete from inputs where input_uuid = 'late'")
+    world.sql.execute("delete from runs where run_uuid = 'new'")
+
+
+def test_a_run_whose_artifacts_nobody_finds_stays(world: World, folder: FileStore) -> None:
+    run, other = world.run(), world.run()
+    for one in (run, other):
+        world.call("runs/delete", run_id=one)
+    world.sql.execute(
+        "update runs set artifact_uri = 's3://elsewhere/' || run_uuid where run_uuid = %s", (run,)
+    )
+    for purged in (1, 0):
+        report = retain(world, folder, GONE)
+        assert report.total("purged")["run"] == purged
+        assert any("no store is given for s3://elsewhere" in note for note in report.notes)
+        assert len(archives(folder)) == 1
+    assert (world.exists(run), world.exists(other)) == (True, False)
 
 
 def test_an_archive_that_is_gone_or_stale_is_made_again(world: World, folder: FileStore) -> None:

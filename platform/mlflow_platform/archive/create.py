@@ -52,8 +52,11 @@ class Choice:
             "experiment": lambda: cls(experiments=[int(i) for i in ids]),
         }[kind]()
 
-    def note(self, connection: psycopg.Connection[Any]) -> None:
-        """Fill the temporary tables of ids. A run's logged models go with it, as they do in a purge."""
+    def note(self, connection: psycopg.Connection[Any], *, around: bool = True) -> None:
+        """Fill the temporary tables of ids. A run's logged models go with it, as they do in a purge.
+
+        `around`: also the experiments that all of it is in.
+        """
         tables.prepare(connection)
         values = {
             "runs": list(self.runs),
@@ -62,7 +65,7 @@ class Choice:
             "experiments": list(self.experiments),
             "inside": self.inside,
         }
-        for statement in _CHOICE:
+        for statement in (*_CHOICE, _AROUND) if around else _CHOICE:
             connection.execute(statement, values)
         for kind in tables.KINDS.values():
             connection.execute(f"analyze pg_temp.archive_{kind}")
@@ -90,14 +93,14 @@ _CHOICE = (
         " where %(inside)s and e.source_type = 'trace' and e.destination_type = 'run'"
     ),
     "insert into pg_temp.archive_experiment select unnest(%(experiments)s::text[]), true",
-    (
-        "insert into pg_temp.archive_experiment"
-        " select r.experiment_id::text from public.runs r join pg_temp.archive_run a on a.id = r.run_uuid"
-        " union select m.experiment_id::text from public.logged_models m"
-        " join pg_temp.archive_model a on a.id = m.model_id"
-        " union select t.experiment_id::text from public.trace_info t"
-        " join pg_temp.archive_trace a on a.id = t.request_id on conflict do nothing"
-    ),
+)
+_AROUND = (
+    "insert into pg_temp.archive_experiment"
+    " select r.experiment_id::text from public.runs r join pg_temp.archive_run a on a.id = r.run_uuid"
+    " union select m.experiment_id::text from public.logged_models m"
+    " join pg_temp.archive_model a on a.id = m.model_id"
+    " union select t.experiment_id::text from public.trace_info t"
+    " join pg_temp.archive_trace a on a.id = t.request_id on conflict do nothing"
 )
 
 

@@ -67,7 +67,9 @@ def fit(connection: psycopg.Connection[Any], *, same: bool) -> dict[str, str]:
     for old, name, workspace, was in rows:
         new, location = _home(connection, old, name, workspace, was, same=same)
         homes[str(old)] = str(new)
-        connection.execute("insert into pg_temp.in_home values (%s, %s, %s, %s)", (old, new, was, location))
+        connection.execute(
+            "insert into pg_temp.in_home values (%s, %s, %s, %s)", (old, new, was or "", location)
+        )
     _move(connection)
     _datasets(connection)
     for table in ("runs", "logged_models"):

@@ -53,8 +53,11 @@ class Retained:
             )
             done = self._archived(connection, store, kind, ids)
             left = [i for i in ids if i not in done]
+            lost = self._lost(connection, kind, left)
+            name = tables.KINDS[kind]
+            left = [i for i in left if (name, i) not in lost]
             if not left:
-                return None
+                return next(iter(lost.values()), None)
             made = create(
                 self.database,
                 self.roots,
@@ -65,7 +68,6 @@ class Retained:
                 say=self.say,
                 step=self.step,
             )
-            name = tables.KINDS[kind]
             noted = [
                 (i, made.fingerprints[name, i], made.listings.of((name, i)))
                 for i in left
@@ -87,7 +89,9 @@ class Retained:
                 ),
             )
             self.step("archive noted")
-        return f"{len(noted):,} {kind}s archived as {made.manifest.id} in {store.uri}"
+        lost |= made.missing
+        others = f"; {len(lost):,} not: {next(iter(lost.values()))}" if lost else ""
+        return f"{len(noted):,} {kind}s archived as {made.manifest.id} in {store.uri}{others}"
 
     def unchanged(
         self, connection: psycopg.Connection[Any], policy: RetentionPolicy, kind: str, ids: Sequence[str]
@@ -126,10 +130,21 @@ class Retained:
             and (name, own) not in lost
         }
 
+    def _lost(
+        self, connection: psycopg.Connection[Any], kind: str, ids: Sequence[str]
+    ) -> dict[tuple[str, str], str]:
+        """Those whose artifacts nobody can find, by (kind, id), and why: they are not purged, either."""
+        Choice.of_kind(kind, ids).note(connection, around=False)
+        places.note_places(connection, tables.PUBLIC)
+        lost: dict[tuple[str, str], str] = {}
+        for whose in places.noted(connection):
+            places.located(self.roots, whose, lost)
+        return lost
+
     def _fingerprints(
         self, connection: psycopg.Connection[Any], kind: str, ids: Sequence[str], *, lock: bool = False
     ) -> dict[str, str]:
-        Choice.of_kind(kind, ids).note(connection)
+        Choice.of_kind(kind, ids).note(connection, around=False)
         found = tables.fingerprints(connection, tables.columns(connection), lock=lock)
         return {own: rows for (of, own), rows in found.items() if of == tables.KINDS[kind]}
 
