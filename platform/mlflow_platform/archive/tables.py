@@ -176,9 +176,13 @@ def columns(connection: psycopg.Connection[Any]) -> dict[str, dict[str, str]]:
 
 
 def select(table: Table, names: Sequence[str], schema: str) -> str:
-    """The statement for all rows of a table that belong to what was chosen, each once."""
+    """The statement for all rows of a table that belong to what was chosen, each once, in the order in which
+    they lie there: MLflow asks for many without an order, and they are to come back as they came."""
     listed = ", ".join(f't."{name}"' for name in names)
-    return " union ".join(f"select {listed} {_from(table, part, schema)}" for part in table.parts)
+    if len(table.parts) == 1:
+        return f"select {listed} {_from(table, table.parts[0], schema)} order by t.ctid"
+    places = " union ".join(f"select t.ctid {_from(table, part, schema)}" for part in table.parts)
+    return f"select {listed} from {schema}{table.name} t where t.ctid in ({places}) order by t.ctid"
 
 
 def _from(table: Table, part: Part, schema: str) -> str:
