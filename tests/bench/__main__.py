@@ -15,6 +15,7 @@ from pathlib import Path
 from mlflow_platform.local import Stack
 from tests.bench import (
     analysis,
+    archive,
     backup,
     logging,
     operator,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Callable[[], bool]] = {
     "logging": lambda: with_stack(logging.main),
     "retention": lambda: with_stack(retention.main),
     "backup": lambda: with_stack(backup.main),
+    "archive": lambda: with_stack(archive.main),
     "search": lambda: with_stack(search.main),
     "analysis": lambda: with_stack(analysis.main),
     "operator": lambda: with_stack(operator.main),

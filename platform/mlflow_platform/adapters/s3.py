@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal
+from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal, Stream
 from mlflow_platform.errors import BadInput, Fatal, Transient
 
 #: Answers that say "not now" (S3 API reference, List of error codes).
@@ -19,6 +19,9 @@ _PASSING = frozenset(
 )
 _REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "403"})
 _TRIES = 5
+#: Fewest bytes of a part of a multipart upload, and most parts of one (S3 API reference, Multipart upload
+#: limits). A part is in memory some times over while it is read and sent.
+_PART, _MOST_PARTS = 5 * 1024 * 1024, 10_000
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,34 @@ class S3Store:
         except _Missing:
             return None
 
+    def open(self, key: str) -> Stream | None:
+        try:
+            with self._translated():
+                return _Body(self, self._client.get_object(Bucket=self._bucket, Key=self._base + key)["Body"])
+        except _Missing:
+            return None
+
+    def put(self, key: str, content: Stream, size: int) -> None:
+        where = {"Bucket": self._bucket, "Key": self._base + key}
+        length = max(_PART, 2 * size // _MOST_PARTS)
+        part = content.read(length)
+        with self._translated():
+            if len(part) < length:
+                self._client.put_object(**where, Body=part)
+                return
+            where["UploadId"] = self._client.create_multipart_upload(**where)["UploadId"]
+            try:
+                parts: list[dict[str, Any]] = []
+                while part:
+                    number = len(parts) + 1
+                    answer = self._client.upload_part(**where, PartNumber=number, Body=part)
+                    parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+                    part = content.read(length)
+                self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+            except BaseException:
+                self._client.abort_multipart_upload(**where)
+                raise
+
     def create(self, key: str, body: bytes) -> bool:
         try:
             with self._translated():
@@ -226,6 +257,21 @@ def _moment(text: Any) -> datetime.datetime:
     except (TypeError, ValueError):
         found: datetime.datetime = parse_timestamp(text)
         return found
+
+
+class _Body:
+    """A stream whose errors are the platform's own."""
+
+    def __init__(self, store: S3Store, body: Any) -> None:
+        self._store, self._body = store, body
+
+    def read(self, size: int = -1, /) -> bytes:
+        with self._store._translated():
+            found: bytes = self._body.read(size if size >= 0 else None)
+            return found
+
+    def close(self) -> None:
+        self._body.close()
 
 
 class _Missing(Exception):

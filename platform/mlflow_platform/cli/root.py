@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "List, search, compare, export and draw what was logged."),
     "traces": ("traces", "Search and export traces."),
     "gates": ("gates", "Check a run against declared targets; move an alias when all are met."),
+    "archive": ("archive", "Archive runs as Parquet and objects: create, list, verify, restore."),
     "retention": ("retention", "Delete old runs, traces and models by policy: plan, run, status, undo."),
     "backup": ("backup", "Back a platform up, prove that, and bring it back: create, list, restore ..."),
     "operator": ("operator", "Keep the documents of a cluster true on their tracking servers."),
