@@ -8,6 +8,7 @@ from typing import Any
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.time import get_current_time_millis
+from mlflow.utils.validation import _validate_logged_model_name
 
 from mlflow_platform.client.ids import new_model
 from mlflow_platform.client.sending import Sender, logs
@@ -25,6 +26,8 @@ class LoggedModels(Sender):
         params: Sequence[Any] | None = None,
         model_type: str | None = None,
     ) -> LoggedModel:
+        if self.strict:
+            _validate_logged_model_name(name)
         model_id = new_model()
         name = name or _generate_random_name()
         now = get_current_time_millis()

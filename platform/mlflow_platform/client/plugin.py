@@ -39,6 +39,14 @@ def registry_store(store_uri: str, **_: Any) -> Any:
     return DurableRegistry(_get_store(store_uri).server)
 
 
+def workspace_store(workspace_uri: str) -> Any:
+    """Workspaces for a durable URI (entry point group `mlflow.workspace_provider`): the server's own store.
+    They are not logging: what is called raises when the server is away."""
+    from mlflow.tracking._workspace.registry import get_workspace_store
+
+    return get_workspace_store(plain(workspace_uri))
+
+
 def plain(uri: str) -> str:
     """A durable URI as MLflow knows it. Paths become absolute: the shipper runs in another folder."""
     uri = uri.removeprefix(PREFIX)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import sys
 import time
 from collections import OrderedDict
 from typing import Any
@@ -80,7 +82,7 @@ class RunShadow:
 
     def entity(self) -> Run:
         data = RunData(
-            metrics=list(self.metrics.values()),
+            metrics=[_stored(m) for m in self.metrics.values()],
             params=[Param(k, v) for k, v in list(self.params.items())],
             tags=[RunTag(k, v) for k, v in list(self.tags.items())],
         )
@@ -194,6 +196,24 @@ def new_info(
 
 def _changed(info: RunInfo, **values: Any) -> RunInfo:
     return RunInfo(**{**dict(info), **values})
+
+
+def _stored(metric: Metric) -> Metric:
+    """A metric as MLflow's databases show it: infinities are the largest numbers (SqlAlchemyStore,
+    sanitize_metric_value)."""
+    if not isinstance(metric.value, float) or not math.isinf(metric.value):
+        return metric
+    largest = math.copysign(sys.float_info.max, metric.value)
+    return Metric(
+        metric.key,
+        largest,
+        metric.timestamp,
+        metric.step,
+        metric.model_id,
+        metric.dataset_name,
+        metric.dataset_digest,
+        metric.run_id,
+    )
 
 
 def _order(metric: Metric) -> tuple[int, int, float]:

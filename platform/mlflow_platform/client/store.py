@@ -20,6 +20,8 @@ from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.validation import (
     _validate_batch_log_data,
+    _validate_dataset_inputs,
+    _validate_experiment_tag,
     _validate_metric,
     _validate_param,
     _validate_tag,
@@ -52,6 +54,8 @@ class DurableStore(LoggedModels, Traces):
             raise MlflowException.invalid_parameter_value(
                 f"run_name={run_name!r} and the tag {_RUN_NAME}={named!r} differ"
             )
+        if self.strict:
+            values = {tag.key: tag.value for tag in (_validate_tag(*pair) for pair in values.items())}
         name = run_name or named or _generate_random_name()
         values.setdefault(_RUN_NAME, name)
         experiment_id = str(experiment_id)
@@ -210,6 +214,8 @@ class DurableStore(LoggedModels, Traces):
     def log_inputs(
         self, run_id: str, datasets: Sequence[Any] | None = None, models: Sequence[Any] | None = None
     ) -> None:
+        if self.strict:
+            _validate_dataset_inputs(datasets or ())
         position = self._send(
             "log_inputs",
             run=run_id,
@@ -285,6 +291,8 @@ class DurableStore(LoggedModels, Traces):
 
     @logs
     def set_experiment_tag(self, experiment_id: str, tag: Any) -> None:
+        if self.strict:
+            _validate_experiment_tag(tag.key, tag.value)
         self._send("set_experiment_tag", experiment=str(experiment_id), key=tag.key, value=tag.value)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlflow.utils.validation import _validate_trace_tag
+
 from mlflow_platform.client.sending import Sender, logs
 
 _SPANS_LOCATION = "mlflow.trace.spansLocation"  # mlflow/tracing/constant.py, TraceTagKey.SPANS_LOCATION
@@ -39,6 +41,8 @@ class Traces(Sender):
 
     @logs
     def set_trace_tag(self, trace_id: str, key: str, value: str) -> None:
+        if self.strict:
+            key, value = _validate_trace_tag(key, value)
         self._send("set_trace_tag", trace=trace_id, key=key, value=value)
 
     @logs
