@@ -26,11 +26,12 @@ from tests.client.server_state import ServerState
 class Recorder:
     """An `MlflowClient` that looks after each call what it changed, once all of it is delivered."""
 
-    def __init__(self, state: ServerState) -> None:
+    def __init__(self, state: ServerState, folder: Path) -> None:
         import mlflow
 
         self._client = mlflow.MlflowClient()
         self._state = state
+        self._folder = str(folder)
         self._mlflow = mlflow
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -40,7 +41,7 @@ class Recorder:
             try:
                 returned = getattr(self._client, name)(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - whatever a user would see
-                raised = getattr(error, "error_code", None) or repr(error)
+                raised = getattr(error, "error_code", None) or type(error).__name__
             self._mlflow.flush_async_logging()
             line = {
                 "call": name,
@@ -48,7 +49,7 @@ class Recorder:
                 "raised": raised,
                 "changes": self._state.changes(),
             }
-            print(json.dumps(line, sort_keys=True, default=repr), flush=True)
+            print(json.dumps(line).replace(self._folder, "<folder>"), flush=True)
             return returned
 
         return call
@@ -396,7 +397,8 @@ def receiver() -> Iterator[str]:
 def main(data: str, name: str, part: str = "tracking") -> None:
     program = {"tracking": tracking, "workspaces": workspaces}[part]
     with tempfile.TemporaryDirectory() as folder:
-        program(Recorder(ServerState(Stack(Path(data)).endpoints())), name, Path(folder))
+        state = ServerState(Stack(Path(data)).endpoints())
+        program(Recorder(state, Path(folder)), name, Path(folder))
 
 
 if __name__ == "__main__":

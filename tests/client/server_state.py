@@ -13,6 +13,8 @@ from mlflow_platform.local.stack import Endpoints
 
 #: A table of one of the databases, or the bucket.
 Place = str
+#: A tag of prompts that MLflow sets in a thread of its own, some time after the call.
+_LATE = "_mlflow_experiment_ids"
 _TABLES = "select tablename from pg_tables where schemaname = 'public' and tablename not like 'alembic%'"
 
 
@@ -46,8 +48,8 @@ class ServerState:
             before = self._contents.get(place, Counter())
             gone, new = before - now, now - before
             self._contents[place] = now
-            if gone or new:
-                found[place] = {"gone": _rows(gone), "new": _rows(new)}
+            if change := {k: rows for k, v in (("gone", gone), ("new", new)) if (rows := _rows(v))}:
+                found[place] = change
         return found
 
     def _looked_at(self) -> Iterator[tuple[Place, Counter[str]]]:
@@ -74,4 +76,4 @@ class ServerState:
 
 
 def _rows(counted: Mapping[str, int]) -> list[Any]:
-    return [json.loads(text) for text, count in counted.items() for _ in range(count)]
+    return [json.loads(text) for text, count in counted.items() for _ in range(count) if _LATE not in text]

@@ -25,21 +25,23 @@ _NOT_HERE = {
 _FOUND_LATER = {("delete_tag", "RESOURCE_DOES_NOT_EXIST"), ("delete_trace_tag", "RESOURCE_DOES_NOT_EXIST")}
 
 
-def calls(logging: Logging, stack: Stack, part: str, kind: str) -> list[Call]:
+def ran(logging: Logging, stack: Stack, module: str, part: str, kind: str) -> tuple[str, str]:
+    """What the program printed, and the name that was its own."""
     name = f"eq{secrets.token_hex(5)}z"
     # What the plain program logs is there when its call returns, too.
     variables = {"MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false", "MLPLATFORM_STRICT": "1"}
     if kind == "plain":
         variables["MLFLOW_TRACKING_URI"] = logging.uri
-    text = logging.run_module("tests.client.api_calls", str(stack.data), name, part, **variables)
-    return transcripts.read(text, name)
+    text = logging.run_module(f"tests.client.{module}", str(stack.folder.root), name, part, **variables)
+    return text, name
 
 
-def both(logging: Logging, stack: Stack, part: str) -> tuple[list[Call], list[Call]]:
-    found = calls(logging, stack, part, "plain"), calls(logging, stack, part, "durable")
-    status = logging.mlplatform("spool", "status")
-    assert "damaged" not in status.stdout
-    return found
+def calls(logging: Logging, stack: Stack, part: str) -> tuple[list[Call], list[Call]]:
+    """Those of the plain program and of the durable one."""
+    plain, durable = (
+        transcripts.read(*ran(logging, stack, "api_calls", part, kind)) for kind in ("plain", "durable")
+    )
+    return plain, durable
 
 
 def compare(plain: list[Call], durable: list[Call]) -> None:
@@ -56,12 +58,12 @@ def test_every_call_of_the_client_leaves_and_returns_what_it_does_without_us(
 ) -> None:
     from mlflow import MlflowClient
 
-    plain, durable = both(logging_to, stack, "tracking")
+    plain, durable = calls(logging_to, stack, "tracking")
     compare(plain, durable)
     where = stack_with_workspaces.endpoints().environment()
     logging_to.uri = where.pop("MLFLOW_TRACKING_URI")
     logging_to.login = where
-    more, their_more = both(logging_to, stack_with_workspaces, "workspaces")
+    more, their_more = calls(logging_to, stack_with_workspaces, "workspaces")
     compare(more, their_more)
     public = {n for n, _ in inspect.getmembers(MlflowClient) if not n.startswith("_")}
     made = {call["call"] for call in [*plain, *more]}
@@ -69,3 +71,16 @@ def test_every_call_of_the_client_leaves_and_returns_what_it_does_without_us(
     # Nothing was compared that did nothing: each part has calls that change the server, and refused ones.
     assert sum(bool(call.get("changes")) for call in plain) > 80
     assert sum(bool(call.get("raised")) for call in plain) > 8
+
+
+@pytest.mark.parametrize("framework", ["sklearn", "dspy", "langchain", "pyfunc"])
+def test_what_a_framework_logs_by_itself_is_the_same(
+    framework: str, logging_to: Logging, stack: Stack
+) -> None:
+    texts = [ran(logging_to, stack, "autologging", framework, kind) for kind in ("plain", "durable")]
+    theirs, mine = (transcripts.rows(*text) for text in texts)
+    assert transcripts.without_ids(mine) == transcripts.without_ids(theirs)
+    assert mine == theirs, "the same rows, and another is joined to another"
+    kinds = {row.partition(" ")[0].rpartition(".")[2] for row in theirs}
+    assert {"runs", "logged_models", "bucket"} <= kinds
+    assert framework in ("sklearn", "pyfunc") or {"trace_info", "spans"} <= kinds

@@ -62,6 +62,12 @@ class RunShadow:
         for tag in tags:
             self.tags[tag.key] = tag.value
 
+    def add_inputs(self, datasets: Any, models: Any) -> None:
+        """Add what the run read; a second time it is the same input."""
+        known = {(d.dataset.name, d.dataset.digest) for d in self.inputs}
+        self.inputs += [d for d in datasets if (d.dataset.name, d.dataset.digest) not in known]
+        self.input_models += [m for m in models if m not in self.input_models]
+
     def update(self, status: int | None, end_time: int | None, name: str | None) -> RunInfo:
         values: dict[str, Any] = {}
         if status is not None:
@@ -125,12 +131,12 @@ class Shadows:
     def add_model(self, model: LoggedModel) -> None:
         _keep(self._models, model.model_id, model)
 
-    def log_to_models(self, metrics: Any) -> None:
+    def log_to_models(self, run_id: str, metrics: Any) -> None:
         """Note metrics that belong to models of this process, the latest of each key and dataset."""
         for metric in metrics:
             if (model := self._models.get(metric.model_id)) is not None:
                 others = [m for m in model.metrics if (m.key, m.dataset_name) != _of(metric)]
-                model.metrics = [*others, metric]
+                model.metrics = [*others, _with(metric, run_id=run_id)]
 
     def model(self, model_id: str) -> LoggedModel | None:
         return self._models.get(model_id)
@@ -203,17 +209,11 @@ def _stored(metric: Metric) -> Metric:
     sanitize_metric_value)."""
     if not isinstance(metric.value, float) or not math.isinf(metric.value):
         return metric
-    largest = math.copysign(sys.float_info.max, metric.value)
-    return Metric(
-        metric.key,
-        largest,
-        metric.timestamp,
-        metric.step,
-        metric.model_id,
-        metric.dataset_name,
-        metric.dataset_digest,
-        metric.run_id,
-    )
+    return _with(metric, value=math.copysign(sys.float_info.max, metric.value))
+
+
+def _with(metric: Metric, **values: Any) -> Metric:
+    return Metric(**{**dict(metric), **values})
 
 
 def _order(metric: Metric) -> tuple[int, int, float]:

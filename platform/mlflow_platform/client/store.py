@@ -117,7 +117,7 @@ class DurableStore(LoggedModels, Traces):
         if shadow is not None:
             shadow.log((metric,), (), ())
         if metric.model_id:
-            self.shadows.log_to_models((metric,))
+            self.shadows.log_to_models(run_id, (metric,))
 
     @logs
     def log_param(self, run_id: str, param: Any) -> None:
@@ -152,7 +152,7 @@ class DurableStore(LoggedModels, Traces):
         shadow = self._logged(run_id, position)
         if shadow is not None:
             shadow.log(metrics, params, tags)
-        self.shadows.log_to_models(metrics)
+        self.shadows.log_to_models(run_id, metrics)
 
     def _check_params(self, run_id: str, params: Sequence[Any]) -> None:
         shadow = self.shadows.run(run_id)
@@ -224,8 +224,7 @@ class DurableStore(LoggedModels, Traces):
         )
         shadow = self._logged(run_id, position)
         if shadow is not None:
-            shadow.inputs += datasets or ()
-            shadow.input_models += models or ()
+            shadow.add_inputs(datasets or (), models or ())
 
     @logs
     def log_outputs(self, run_id: str, models: Sequence[Any]) -> None:
