@@ -112,10 +112,8 @@ class Delivery:
         """Create something once, on any server."""
         if self.ids.knows(local):
             return
-        real = find() if not self._platform and self.ids.was_tried(local) else None
+        real = None if self._platform or self.ids.trying(local) else find()
         if real is None:
-            if not self._platform:
-                self.ids.trying(local)
             real = create()
         if real == local:
             self._platform = True

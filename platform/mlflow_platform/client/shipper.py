@@ -177,12 +177,14 @@ class Shipper:
             if len(items) > 1:
                 lane.attempts = 1
                 return False
-            self._put_away(items[0], error)
+            if not self._put_away(lane, kind, error):
+                return False
         except Transient as error:
             if not self._is_its_own(lane, kind, error):
                 self._later(lane, kind, error)
                 return False
-            self._put_away(items[0], error)
+            if not self._put_away(lane, kind, error):
+                return False
         else:
             self._succeeded[kind] += 1
             self._got_through()
@@ -210,10 +212,17 @@ class Shipper:
         finally:
             thread.join()
 
-    def _put_away(self, item: Pending, error: Exception) -> None:
-        if self._target is not None:  # it is: it refused the record
-            self._target.put_away(item.record, error)
-        say(f"put away {item.record['op']}: {error}")
+    def _put_away(self, lane: Lane, kind: str, error: Exception) -> bool:
+        """Put the first record of a lane into quarantine; False where that has no room for now."""
+        record = lane.waiting[0].record
+        try:
+            if self._target is not None:  # it is: it refused the record
+                self._target.put_away(record, error)
+        except OSError as full:
+            self._later(lane, kind, Transient(f"the quarantine cannot be written: {full}"))
+            return False
+        say(f"put away {record['op']}: {error}")
+        return True
 
     def _is_its_own(self, lane: Lane, kind: str, error: Transient) -> bool:
         return (
