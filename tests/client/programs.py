@@ -66,6 +66,7 @@ class Logging:
             [sys.executable, "-c", _BEGIN + program, *arguments],
             env=self.variables(**more),
             cwd=self.base.parent,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
