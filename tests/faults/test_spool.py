@@ -17,7 +17,7 @@ pytest_plugins = ("tests.client.program_fixtures",)
 
 
 def steps(plain: Any, run_id: str, key: str = "m") -> list[int]:
-    return [m.step for m in plain.get_metric_history(run_id, key)]
+    return sorted(m.step for m in plain.get_metric_history(run_id, key))
 
 
 def test_a_server_that_is_down_at_the_start_in_the_middle_and_at_the_exit(
@@ -155,10 +155,11 @@ print(run.info.run_id)
     run_id = logging_to.run(program, MLPLATFORM_OFFLINE="1").splitlines()[-1]
     full = """
 import resource, signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+from pathlib import Path
 from mlflow_platform.client.shipper import Shipper, connect, prepare_environment
 from mlflow_platform.client.spool import Spool
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 spool = Spool(Path(sys.argv[1]))
 prepare_environment(spool.uri)
 shipper = Shipper(spool, connect(spool))
@@ -207,12 +208,9 @@ def test_a_clock_that_goes_back_loses_nothing_and_changes_no_order(logging_to: L
     goes on with the run that the first has made. Nothing is delivered in between."""
     program = """
 from mlflow_platform.client import segments
-segments.SEGMENT_BYTES = 4000
+for writer in segments._writers: writer._segment_bytes = 4000
 behind, now, now_ns = [0], time.time, time.time_ns
 time.time, time.time_ns = lambda: now() - behind[0], lambda: now_ns() - behind[0] * 10**9
-import mlflow_platform.client.spool as spool
-original = spool.Spool.writer
-spool.Spool.writer = lambda self: segments.Writer(self.root, limit=1 << 30, segment_bytes=4000)
 """
     first = """
 mlflow.set_experiment(os.environ["EXPERIMENT"])
