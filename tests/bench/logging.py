@@ -75,7 +75,7 @@ print(imported - began, time.perf_counter() - imported)
 
 
 def imports(environment: dict[str, str], uri: str) -> None:
-    """What a program waits for before its first call; the best of three, as the first fills the disk's cache."""
+    """What a program waits for before its first call; the best of three: the first fills the disk's cache."""
     for name, where in (("MLflow's own", uri), ("durable", f"durable+{uri}")):
         times = [
             run([sys.executable, "-c", _IMPORT], {**environment, "MLFLOW_TRACKING_URI": where}).output.split()

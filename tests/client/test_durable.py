@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
+from mlflow_platform.local import Stack
 from tests.client.programs import Logging
 from tests.faults.proxy import Proxy, answer, late, lost, refused_by_reset
 
@@ -351,9 +355,12 @@ print("went on")
     assert logging_to.warnings.count("takes no more records") == 1
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "file"])
-def test_without_a_server_a_database_file_or_a_folder_takes_it(kind: str, tmp_path: Path) -> None:
-    uri = {"sqlite": f"sqlite:///{tmp_path}/mlflow.db", "file": f"file://{tmp_path}/mlruns"}[kind]
+@pytest.mark.parametrize("kind", ["sqlite", "file", "postgresql"])
+def test_without_a_server_a_database_or_a_folder_takes_it(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    uri = {"sqlite": f"sqlite:///{tmp_path}/mlflow.db", "file": f"file://{tmp_path}/mlruns"}.get(kind)
+    uri = uri or own_database(request.getfixturevalue("stack"))
     # MLflow 3.17 lets its file store be used only by those who ask for it.
     logging = Logging(uri, {"EXPERIMENT": "local", "MLFLOW_ALLOW_FILE_STORE": "true"}, tmp_path / "spool")
     trace = "mlflow.trace(lambda: 1)()\n"
@@ -371,7 +378,15 @@ print(json.dumps([runs, steps, files, [len(t.data.spans) for t in traces]]))
     logging.stop_shipper()
     assert set(runs) == {"one", "child"}
     assert (steps, files, spans) == (list(range(5)), ["b.json", "notes"], [1])
-    assert (runs["one"] == logged["run"]) is (kind == "sqlite")
+    assert (runs["one"] == logged["run"]) is (kind != "file")
+
+
+def own_database(stack: Stack) -> str:
+    """An empty database beside the stack's own, for programs without a server."""
+    where, name = urlsplit(stack.endpoints().database_uri.replace("+psycopg", "")), f"d{secrets.token_hex(4)}"
+    with psycopg.connect(where.geturl(), autocommit=True) as connection:
+        connection.execute(f"create database {name}")  # type: ignore[arg-type] # its name is our own
+    return where._replace(path=f"/{name}").geturl()
 
 
 @pytest.mark.parametrize("link", ["", "1"])

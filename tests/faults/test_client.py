@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from mlflow_platform.local import Stack
 from tests.client.programs import Logging
+from tests.client.stock_server import StockServer
 
 pytest_plugins = ("tests.client.program_fixtures",)
 
@@ -93,7 +94,7 @@ class Program:
 
 def storm(
     logging: Logging,
-    stack: Stack,
+    server: Server,
     plain: Any,
     folder: Path,
     *,
@@ -125,15 +126,16 @@ def storm(
                 logging.stop_shipper()
         if outages and progress >= outages[0]:
             outages.pop(0)
-            kill_server(stack)
+            server.kill()
     logged = time.monotonic()
-    sync_among_outages(logging, stack, later + len(outages))
+    sync_among_outages(logging, server, later + len(outages))
     delivered = time.monotonic()
     experiment = plain.get_experiment_by_name(logging.environment["EXPERIMENT"]).experiment_id
     runs = plain.search_runs([experiment], max_results=10_000)
     names = [r.info.run_name for r in runs]
     assert len(names) == len(set(names)), "a run twice"
-    by_id = {r.info.run_id: r for r in runs}
+    # A stock server has ids of its own, and ours as a tag.
+    by_id = {r.data.tags.get("mlplatform.id", r.info.run_id): r for r in runs}
     total = in_flight = 0
     for program in all_of_them:
         run = by_id[program.run()]
@@ -154,7 +156,7 @@ def storm(
     )
 
 
-def sync_among_outages(logging: Logging, stack: Stack, outages: int) -> None:
+def sync_among_outages(logging: Logging, server: Server, outages: int) -> None:
     """Deliver everything, with the server killed at even distances of what is left."""
     whole = logging.spool.waiting(logging.spool.cursor())
     marks = [whole * (outages - i) / (outages + 1) for i in range(outages)]
@@ -163,31 +165,59 @@ def sync_among_outages(logging: Logging, stack: Stack, outages: int) -> None:
         while sync.poll() is None:
             if marks and logging.spool.waiting(logging.spool.cursor()) <= marks[0]:
                 marks.pop(0)
-                kill_server(stack)
+                server.kill()
             time.sleep(0.2)
         assert sync.returncode == 0, sync.communicate()[0]
     finally:
         sync.kill()
         sync.wait()
-    stack.up()
+    server.up()
 
 
-def kill_server(stack: Stack) -> None:
-    """Kill MLflow's server, if it runs; the stack's supervisor starts it again."""
-    for process in stack.status().processes:
-        if process.name == "mlflow" and process.pid is not None:
-            os.kill(process.pid, signal.SIGKILL)
+class Server(Protocol):
+    """A server that comes back after it was killed."""
+
+    def kill(self) -> None: ...
+
+    def up(self) -> None: ...
+
+
+class StackServer:
+    """The MLflow of a stack, which the stack's supervisor starts again."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def kill(self) -> None:
+        for process in self._stack.status().processes:
+            if process.name == "mlflow" and process.pid is not None:
+                os.kill(process.pid, signal.SIGKILL)
+
+    def up(self) -> None:
+        self._stack.up()
+
+
+class Restarted:
+    """A stock server, which somebody starts again."""
+
+    def __init__(self, stock: StockServer) -> None:
+        self._stock = stock
+        self.up = stock.up
+
+    def kill(self) -> None:
+        self._stock.kill()
+        self._stock.up()
 
 
 @pytest.fixture
-def settled(stack: Stack) -> Iterator[Stack]:
-    """The shared stack, whole again afterwards."""
-    yield stack
+def settled(stack: Stack) -> Iterator[StackServer]:
+    """The shared stack's server; the stack is whole again afterwards."""
+    yield StackServer(stack)
     stack.up()
 
 
 def test_kills_of_programs_shipper_and_server_lose_and_double_nothing(
-    logging_to: Logging, settled: Stack, plain: Any, tmp_path: Path
+    logging_to: Logging, settled: StackServer, plain: Any, tmp_path: Path
 ) -> None:
     storm(
         logging_to, settled, plain, tmp_path / "acks", programs=3, metrics=4000, kills=4, restarts=1, seed=1
@@ -197,7 +227,24 @@ def test_kills_of_programs_shipper_and_server_lose_and_double_nothing(
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_soak_of_twenty_programs_and_five_restarts(
-    logging_to: Logging, settled: Stack, plain: Any, tmp_path: Path
+    logging_to: Logging, settled: StackServer, plain: Any, tmp_path: Path
 ) -> None:
     acks = tmp_path / "acks"
     storm(logging_to, settled, plain, acks, programs=20, metrics=50_000, kills=60, restarts=5, seed=2)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_soak_against_a_stock_server(stock: StockServer, tmp_path: Path) -> None:
+    """A server that died is at work on nothing any more: what it had made is found by its tag."""
+    import mlflow
+
+    logging = Logging(stock.uri, {"EXPERIMENT": "storm"}, tmp_path / "spool")
+    acks = tmp_path / "acks"
+    try:
+        client: Any = mlflow.MlflowClient(stock.uri)
+        storm(
+            logging, Restarted(stock), client, acks, programs=4, metrics=10_000, kills=8, restarts=2, seed=3
+        )
+    finally:
+        logging.stop_shipper()

@@ -187,6 +187,7 @@ with mlflow.start_run() as run:
     children = []
     for i in range(6):
         if not (child := os.fork()):
+            signal.alarm(60)  # a child that waits for a lock of its parent's threads ends
             work(f"c{i}", 100)
             os.kill(os.getpid(), signal.SIGKILL) if i % 2 else os._exit(0)
         children.append(child)
