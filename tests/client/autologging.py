@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 from mlflow_platform.local import Stack
@@ -109,12 +111,17 @@ def pyfunc() -> None:
 def main(data: str, name: str, framework: str) -> None:
     import mlflow
 
-    state = ServerState(Stack(Path(data)).endpoints())
-    Recorder(state, Path.cwd()).create_experiment(name)
-    mlflow.set_experiment(name)
-    {"sklearn": sklearn, "langchain": langchain, "dspy": dspy, "pyfunc": pyfunc}[framework]()
-    mlflow.flush_async_logging()
-    print(json.dumps({"call": framework, "changes": state.changes()}))
+    with tempfile.TemporaryDirectory() as folder:
+        # MLflow looks for what it saves, and DSPy keeps a cache, where the program is.
+        os.chdir(folder)
+        os.environ["DSPY_CACHEDIR"] = folder
+        state = ServerState(Stack(Path(data)).endpoints())
+        Recorder(state, Path(folder)).create_experiment(name)
+        mlflow.set_experiment(name)
+        {"sklearn": sklearn, "langchain": langchain, "dspy": dspy, "pyfunc": pyfunc}[framework]()
+        mlflow.flush_async_logging()
+        print(json.dumps({"call": framework, "changes": state.changes()}).replace(folder, "<folder>"))
+        os.chdir("/")
 
 
 if __name__ == "__main__":

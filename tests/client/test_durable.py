@@ -253,6 +253,35 @@ print(run.info.run_id)
     assert plain.get_run(run_id).info.status == "FINISHED"
 
 
+def test_logging_to_a_run_of_another_program_by_its_id_asks_nobody_each_time(
+    proxied: tuple[Logging, Proxy], plain: Any
+) -> None:
+    """MLflow looks a run up each time that it is given one; then without a server, and a run of nobody's."""
+    logging, proxy = proxied
+    make = """
+with mlflow.start_run() as run: mlflow.log_metric("m", 0, step=0)
+print(run.info.run_id)
+"""
+    log = """
+for i in range(1, 200): mlflow.log_metric("m", i, step=i, run_id=sys.argv[1])
+mlflow.log_metrics({"n": 1.0}, run_id=sys.argv[1])
+"""
+    run_id = logging.run(make).splitlines()[-1]
+    assert logging.sync().returncode == 0
+    logging.stop_shipper()
+    asked = proxy.count("runs/get")
+    # It has ended, so this machine has forgotten it: it is asked for once.
+    logging.run(log, run_id)
+    assert proxy.count("runs/get") == asked + 1
+    proxy.on("", refused_by_reset, times=-1)
+    logging.run(log, run_id)
+    logging.run(log, "f" * 32)
+    proxy._rules.clear()
+    logging.sync()
+    assert sorted({m.step for m in plain.get_metric_history(run_id, "m")}) == list(range(200))
+    assert plain.get_run(run_id).data.metrics["n"] == 1.0
+
+
 def test_a_run_can_be_resumed_deleted_and_restored(logging_to: Logging, plain: Any) -> None:
     program = """
 mlflow.set_experiment(os.environ["EXPERIMENT"])

@@ -58,12 +58,13 @@ class Program:
 
     def start(self) -> None:
         arguments = [str(self.folder), str(self._metrics), str(_THREADS), str(self.deaths)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *arguments],
-            env=self._variables,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "errors").open("ab"),
-        )
+        with (self.folder / "errors").open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, *arguments],
+                env=self._variables,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
 
     def kill(self) -> None:
         self._process.kill()
@@ -167,10 +168,10 @@ def sync_among_outages(logging: Logging, server: Server, outages: int) -> None:
                 marks.pop(0)
                 server.kill()
             time.sleep(0.2)
-        assert sync.returncode == 0, sync.communicate()[0]
+        assert sync.returncode == 0, sync.stdout and sync.stdout.read()
     finally:
         sync.kill()
-        sync.wait()
+        sync.communicate()
     server.up()
 
 

@@ -4,6 +4,7 @@ Kills of programs, shipper and server, and many programs on one spool are in `te
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -31,7 +32,12 @@ with mlflow.start_run(run_name="first") as run:
     mlflow.log_metric("m", 0, step=0)
     mlflow.log_text("x", "a.txt")
     say("started")
-    while not client.search_runs([run.info.experiment_id]): time.sleep(0.2)
+    while True:
+        try:
+            if client.search_runs([run.info.experiment_id]): break
+        except mlflow.MlflowException as error:
+            assert "away" in str(error), error
+        time.sleep(0.2)
     mlflow.log_metric("m", 1, step=1)
     say("in the middle")
     mlflow.log_metric("m", 2, step=2)
@@ -53,12 +59,14 @@ print(json.dumps([run.info.run_id, child.info.run_id]))
     assert process.stdin is not None
     assert process.stdout is not None
     said = []
-    for then in (up, down, up, down):
-        said.append(process.stdout.readline().strip())
-        then()
-        process.stdin.write("\n")
-        process.stdin.flush()
-    out, errors = process.communicate(timeout=120)
+    with process:
+        for then in (up, down, up, down):
+            said.append(process.stdout.readline().strip())
+            then()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write("\n")
+                process.stdin.flush()
+        out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert said == ["started", "in the middle", "again", "at the exit"]
     first, second = json.loads(out.splitlines()[-1])

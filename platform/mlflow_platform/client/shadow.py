@@ -111,7 +111,7 @@ class Shadows:
     def add_run(self, shadow: RunShadow) -> None:
         """Keep a new run, and tell the other processes of this machine."""
         run_id = shadow.info.run_id
-        _keep(self._runs, run_id, shadow)
+        keep(self._runs, run_id, shadow)
         with contextlib.suppress(OSError):
             (self._spool.runs / f"{run_id}.json").write_text(
                 json.dumps({"info": dict(shadow.info), "tags": shadow.tags})
@@ -129,7 +129,7 @@ class Shadows:
         return None
 
     def add_model(self, model: LoggedModel) -> None:
-        _keep(self._models, model.model_id, model)
+        keep(self._models, model.model_id, model)
 
     def log_to_models(self, run_id: str, metrics: Any) -> None:
         """Note metrics that belong to models of this process, the latest of each key and dataset."""
@@ -224,7 +224,8 @@ def _of(metric: Metric) -> tuple[str, str | None]:
     return metric.key, metric.dataset_name
 
 
-def _keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:
+def keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:
+    """Remember something, and forget what was remembered a thousand ago."""
     kept[key] = value
     while len(kept) > _MOST:
         kept.popitem(last=False)

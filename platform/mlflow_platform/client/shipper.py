@@ -277,9 +277,7 @@ class Shipper:
 
     def _save(self) -> None:
         self._unsaved = False
-        # A full disk must not stop the delivery that makes room on it.
-        with contextlib.suppress(OSError):
-            self._reader.save()
+        self._reader.save()
 
 
 def deliver_now(spool: Spool, deadline: float | None, say_problem: Callable[[str], None]) -> str:

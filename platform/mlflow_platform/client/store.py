@@ -10,12 +10,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlflow.entities import Experiment, Run, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.abstract_store import AbstractStore
+from mlflow.tracking import fluent
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.validation import (
@@ -27,21 +31,30 @@ from mlflow.utils.validation import (
     _validate_tag,
 )
 
+from mlflow_platform.client.courier import Courier
 from mlflow_platform.client.ids import is_placeholder, new_run, placeholder
 from mlflow_platform.client.logged_models import LoggedModels
 from mlflow_platform.client.segments import Position
 from mlflow_platform.client.sending import Sender, logs
 from mlflow_platform.client.server import Away
-from mlflow_platform.client.shadow import RunShadow, new_info
+from mlflow_platform.client.shadow import RunShadow, keep, new_info
 from mlflow_platform.client.traces import Traces
 
 _RUN_NAME = "mlflow.runName"  # mlflow/utils/mlflow_tags.py
+#: MLflow's calls that look up the run which they are given (mlflow/tracking/fluent.py), and how far above the
+#: store they can be: two clients, and what records their use.
+_LOGGING = {inspect.unwrap(call).__code__ for call in (fluent.log_metric, fluent.log_metrics)}
+_DEPTH = 8
 #: Seconds that `flush_async_logging` waits.
 _FLUSH = 10.0
 
 
 class DurableStore(LoggedModels, Traces):
     """The whole store: runs and experiments here, what they are joined by in its parts."""
+
+    def __init__(self, uri: str, courier: Courier) -> None:
+        super().__init__(uri, courier)
+        self._looked_at: OrderedDict[str, Run] = OrderedDict()
 
     # Runs
 
@@ -79,6 +92,8 @@ class DurableStore(LoggedModels, Traces):
         shadow = self.shadows.run(run_id)
         if shadow is not None and (shadow.running or not self.courier.is_delivered(shadow.position)):
             return shadow.entity()
+        if _is_asked_by_logging():
+            return self._run_to_log_to(run_id)
         if shadow is None:
             shadow = self.shadows.run_of_another(run_id)
             if shadow is not None and self.server.away:
@@ -90,6 +105,20 @@ class DurableStore(LoggedModels, Traces):
             if shadow is None:
                 raise
             return shadow.entity()
+
+    def _run_to_log_to(self, run_id: str) -> Run:
+        """A run that MLflow looks at for its models and datasets each time it logs to it by its id. One of this
+        machine that has not ended is not asked for, any other is once; without an answer it is bare."""
+        if (known := self._looked_at.get(run_id)) is None:
+            shadow = self.shadows.run(run_id) or self.shadows.run_of_another(run_id)
+            try:
+                known = shadow.entity() if shadow else self.server.call("get_run", (run_id,), {})
+            except MlflowException:
+                if self.strict:
+                    raise
+                known = RunShadow(new_info(run_id, "", "", 0, "", ""), {}).entity()
+            keep(self._looked_at, run_id, known)
+        return known
 
     def update_run_info(
         self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
@@ -293,6 +322,18 @@ class DurableStore(LoggedModels, Traces):
         if self.strict:
             _validate_experiment_tag(tag.key, tag.value)
         self._send("set_experiment_tag", experiment=str(experiment_id), key=tag.key, value=tag.value)
+
+
+def _is_asked_by_logging() -> bool:
+    """Whether it is `mlflow.log_metric(run_id=...)` that is under way, or `log_metrics`."""
+    frame = sys._getframe(2)
+    for _ in range(_DEPTH):
+        if frame.f_code in _LOGGING:
+            return True
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False
 
 
 def _metric(metric: Any) -> list[Any]:
