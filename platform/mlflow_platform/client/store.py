@@ -107,8 +107,8 @@ class DurableStore(LoggedModels, Traces):
             return shadow.entity()
 
     def _run_to_log_to(self, run_id: str) -> Run:
-        """A run that MLflow looks at for its models and datasets each time it logs to it by its id. One of this
-        machine that has not ended is not asked for, any other is once; without an answer it is bare."""
+        """A run that MLflow looks at, for its models and datasets, each time it logs to it by its id. One of
+        this machine that has not ended is not asked for, any other is once; without an answer it is bare."""
         if (known := self._looked_at.get(run_id)) is None:
             shadow = self.shadows.run(run_id) or self.shadows.run_of_another(run_id)
             try:
