@@ -344,7 +344,7 @@ def evaluation(c: Any, name: str, experiment: str) -> None:
     c.delete_mcp_server_version_tag(server, "1.0.0", "k")
     c.set_mcp_server_alias(server, "live", "1.0.0")
     c.get_mcp_server_version_by_alias(server, "live")
-    c.search_mcp_servers()
+    c.search_mcp_servers(f"name = '{server}'")
     c.search_mcp_server_versions(server)
     endpoint = c.create_mcp_access_endpoint(server, "https://tools.example.com/mcp", server_version="1.0.0")
     endpoint = getattr(endpoint, "endpoint_id", getattr(endpoint, "id", ""))

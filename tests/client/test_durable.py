@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -388,8 +389,15 @@ print("went on")
 def test_without_a_server_a_database_or_a_folder_takes_it(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    uri = {"sqlite": f"sqlite:///{tmp_path}/mlflow.db", "file": f"file://{tmp_path}/mlruns"}.get(kind)
-    uri = uri or own_database(request.getfixturevalue("stack"))
+    with contextlib.ExitStack() as until:
+        if kind == "postgresql":
+            uri = until.enter_context(own_schema(request.getfixturevalue("stack")))
+        else:
+            uri = {"sqlite": f"sqlite:///{tmp_path}/mlflow.db", "file": f"file://{tmp_path}/mlruns"}[kind]
+        check_without_server(uri, tmp_path, ids_are_ours=kind != "file")
+
+
+def check_without_server(uri: str, tmp_path: Path, *, ids_are_ours: bool) -> None:
     # MLflow 3.17 lets its file store be used only by those who ask for it.
     logging = Logging(uri, {"EXPERIMENT": "local", "MLFLOW_ALLOW_FILE_STORE": "true"}, tmp_path / "spool")
     trace = "mlflow.trace(lambda: 1)()\n"
@@ -407,15 +415,19 @@ print(json.dumps([runs, steps, files, [len(t.data.spans) for t in traces]]))
     logging.stop_shipper()
     assert set(runs) == {"one", "child"}
     assert (steps, files, spans) == (list(range(5)), ["b.json", "notes"], [1])
-    assert (runs["one"] == logged["run"]) is (kind != "file")
+    assert (runs["one"] == logged["run"]) is ids_are_ours
 
 
-def own_database(stack: Stack) -> str:
-    """An empty database beside the stack's own, for programs without a server."""
-    where, name = urlsplit(stack.endpoints().database_uri.replace("+psycopg", "")), f"d{secrets.token_hex(4)}"
-    with psycopg.connect(where.geturl(), autocommit=True) as connection:
-        connection.execute(f"create database {name}")  # type: ignore[arg-type] # its name is our own
-    return where._replace(path=f"/{name}").geturl()
+@contextlib.contextmanager
+def own_schema(stack: Stack) -> Iterator[str]:
+    """An empty schema in the stack's database, for programs without a server."""
+    where, name = stack.endpoints().database_uri.replace("+psycopg", ""), f"s{secrets.token_hex(4)}"
+    with psycopg.connect(where, autocommit=True) as connection:
+        connection.execute(f"create schema {name}")
+        try:
+            yield f"{where}{'&' if '?' in where else '?'}options=-csearch_path%3D{name}"
+        finally:
+            connection.execute(f"drop schema {name} cascade")
 
 
 @pytest.mark.parametrize("link", ["", "1"])

@@ -22,8 +22,16 @@ _RANDOM_NAME = re.compile(r"\b[a-z]+-[a-z]+-\d{1,3}\b")
 #: Of a serial number, or of how long something took, in the row or beside the key of that name.
 _VARYING = re.compile(
     r"id|role_id|.*_(?:fit|score)_time|execution_time_ms|.*duration.*|response_time_ms|utc_time_created|"
-    r"mlflow\.trace\.size.*|.*size_bytes"
+    r"mlflow\.trace\.size.*|.*size_bytes|"
+    # Of an evaluation dataset made from its time; of a webhook encrypted, never twice alike.
+    r"digest|secret"
 )
+#: What may be an experiment's id, which is as short as any other number.
+_OF_EXPERIMENTS = {
+    *("returned", "experiment_id", "experiment_ids", "mlflow.experimentId", "resource_pattern"),
+    *("source_id", "destination_id"),
+}
+_PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+")
 #: In MLflow's own JSON of a span, in base64.
 _BASE64 = {"trace_id", "span_id", "parent_span_id"}
 
@@ -93,18 +101,18 @@ def _without(value: Any, name: str, experiments: set[str], key: str = "") -> Any
                 return _without(json.loads(value), name, experiments, key)
             except ValueError:
                 pass
+        if key in _OF_EXPERIMENTS and value in experiments:
+            return "<experiment>"
         return _text(value, name, experiments)
     if isinstance(value, int):
-        of_experiment = key == "experiment_id" and str(value) in experiments
+        of_experiment = key in _OF_EXPERIMENTS and str(value) in experiments
         return "<experiment>" if of_experiment else "<time>" if _TIMES.fullmatch(str(value)) else value
     return repr(value)
 
 
 def _text(value: str, name: str, experiments: set[str]) -> str:
-    if value in experiments:
-        return "<experiment>"
     value = _DATES.sub("<date>", _TIMES.sub("<time>", value.replace(name, "<name>")))
-    value = _RANDOM_NAME.sub("<random name>", value)
+    value = _PORT.sub("<port>", _RANDOM_NAME.sub("<random name>", value))
     return re.sub(
         r"(?:(?<=:/)|^)(\d+)(?=/|$)", lambda m: "<experiment>" if m[1] in experiments else m[1], value
     )

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlflow.entities import Experiment, Run, RunInfo, RunTag
+from mlflow.entities import Experiment, LifecycleStage, Run, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.tracking import fluent
@@ -141,6 +141,7 @@ class DurableStore(LoggedModels, Traces):
     @logs
     def log_metric(self, run_id: str, metric: Any) -> None:
         if self.strict:
+            self._check_active(run_id)
             _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
         shadow = self._logged(run_id, self._send("log", run=run_id, m=[_metric(metric)]))
         if shadow is not None:
@@ -151,6 +152,7 @@ class DurableStore(LoggedModels, Traces):
     @logs
     def log_param(self, run_id: str, param: Any) -> None:
         if self.strict:
+            self._check_active(run_id)
             param = _validate_param(param.key, param.value)
             self._check_params(run_id, [param])
         shadow = self._logged(run_id, self._send("log", run=run_id, p=[[param.key, param.value]]))
@@ -160,6 +162,7 @@ class DurableStore(LoggedModels, Traces):
     @logs
     def set_tag(self, run_id: str, tag: Any) -> None:
         if self.strict:
+            self._check_active(run_id)
             tag = _validate_tag(tag.key, tag.value)
         shadow = self._logged(run_id, self._send("log", run=run_id, t=[[tag.key, tag.value]]))
         if shadow is not None:
@@ -170,6 +173,7 @@ class DurableStore(LoggedModels, Traces):
         self, run_id: str, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]
     ) -> None:
         if self.strict:
+            self._check_active(run_id)
             metrics, params, tags = _validate_batch_log_data(metrics, params, tags)
             self._check_params(run_id, params)
         parts = {
@@ -182,6 +186,14 @@ class DurableStore(LoggedModels, Traces):
         if shadow is not None:
             shadow.log(metrics, params, tags)
         self.shadows.log_to_models(run_id, metrics)
+
+    def _check_active(self, run_id: str) -> None:
+        shadow = self.shadows.run(run_id)
+        if shadow is not None and shadow.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise MlflowException.invalid_parameter_value(
+                f"The run {run_id} must be in the 'active' state. Current state is "
+                f"{shadow.info.lifecycle_stage}."
+            )
 
     def _check_params(self, run_id: str, params: Sequence[Any]) -> None:
         shadow = self.shadows.run(run_id)
