@@ -31,6 +31,7 @@ _OF_EXPERIMENTS = {
     *("returned", "experiment_id", "experiment_ids", "mlflow.experimentId", "resource_pattern"),
     *("source_id", "destination_id"),
 }
+_IN_PATHS = re.compile(r"(?<=:/)\d+(?=/|$)|^\d+(?=/)")
 _PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+")
 #: In MLflow's own JSON of a span, in base64.
 _BASE64 = {"trace_id", "span_id", "parent_span_id"}
@@ -113,9 +114,7 @@ def _without(value: Any, name: str, experiments: set[str], key: str = "") -> Any
 def _text(value: str, name: str, experiments: set[str]) -> str:
     value = _DATES.sub("<date>", _TIMES.sub("<time>", value.replace(name, "<name>")))
     value = _PORT.sub("<port>", _RANDOM_NAME.sub("<random name>", value))
-    return re.sub(
-        r"(?:(?<=:/)|^)(\d+)(?=/|$)", lambda m: "<experiment>" if m[1] in experiments else m[1], value
-    )
+    return _IN_PATHS.sub(lambda m: "<experiment>" if m[0] in experiments else m[0], value)
 
 
 def _sorted(call: dict[str, Any]) -> dict[str, Any]:
