@@ -12,7 +12,7 @@ from typing import Any
 _IDS = re.compile(
     r"\b(?:[a-z]{1,2}-)?[0-9a-f]{32}\b"  # runs, models, traces, datasets, inputs
     r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"  # webhooks
-    r"|\b[0-9a-f]{16}\b"  # spans
+    r"|(?<!\.)\b[0-9a-f]{16}\b"  # spans, not the digits of a number
 )
 #: Since 2001, in ms or ns; the times that the programs give themselves are earlier.
 _TIMES = re.compile(r"\b1\d{12}(?:\d{6})?\b")
@@ -85,7 +85,7 @@ def _without(value: Any, name: str, experiments: set[str], key: str = "") -> Any
     """A value without the program's name, its experiments' ids, times and serial numbers."""
     if isinstance(value, dict):
         # A row of a table of tags and the like: what it holds goes by the row's own key.
-        own = {"value": str(value.get("key"))}
+        own = {"value": str(value.get("key")), "metric_value": str(value.get("metric_name"))}
         return {
             _text(k, name, experiments): _without(v, name, experiments, own.get(k, k))
             for k, v in value.items()
