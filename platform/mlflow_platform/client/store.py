@@ -3,8 +3,8 @@
 - Logging (metrics, params, tags, runs, inputs, models, traces, artifacts) never waits for the server and
   never raises; with `MLPLATFORM_STRICT` it raises what MLflow's own checks raise.
 - Reading waits, at most ten seconds: for what this process logged to be delivered, then for the answer.
-- Everything else (assessments, datasets, scorers, deleting experiments and traces, ...) is called on the
-  server at once, as by MLflow itself, and raises when the server is away: it is not kept.
+- Everything else (changes of assessments, datasets, scorers, deleting experiments and traces, ...) is called
+  on the server at once, as by MLflow itself, and raises when the server is away: it is not kept.
 """
 
 from __future__ import annotations

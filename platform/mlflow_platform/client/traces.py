@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlflow.tracing.utils import generate_assessment_id
 from mlflow.utils.validation import _validate_trace_tag
 
 from mlflow_platform.client.sending import Sender, logs
@@ -38,6 +39,13 @@ class Traces(Sender):
             raise NotImplementedError
         self._send("log_spans", experiment=str(location), spans=[s.to_dict() for s in spans])
         return spans
+
+    def create_assessment(self, assessment: Any) -> Any:
+        # With an id of ours the database refuses a second one (delivery).
+        assessment.assessment_id = assessment.assessment_id or generate_assessment_id()
+        values = assessment.to_dictionary()
+        self._send("create_assessment", trace=assessment.trace_id, assessment=values)
+        return assessment
 
     @logs
     def set_trace_tag(self, trace_id: str, key: str, value: str) -> None:
