@@ -115,6 +115,7 @@ def _without(value: Any, name: str, experiments: set[str], key: str = "") -> Any
 
 def _text(value: str, name: str, experiments: set[str]) -> str:
     value = _DATES.sub("<date>", _TIMES.sub("<time>", value.replace(name, "<name>")))
+    value = value.removeprefix("durable+")
     value = _PORT.sub("<port>", _RANDOM_NAME.sub("<random name>", value))
     return _IN_PATHS.sub(lambda m: "<experiment>" if m[0] in experiments else m[0], value)
 
