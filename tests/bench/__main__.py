@@ -13,7 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import analysis, logging, operator, render, retention, scale, search, startup, throughput
+from tests.bench import (
+    analysis,
+    archive,
+    backup,
+    logging,
+    operator,
+    render,
+    retention,
+    scale,
+    search,
+    startup,
+    throughput,
+)
 
 
 def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
@@ -34,6 +46,8 @@ BENCHMARKS: dict[str, Callable[[], bool]] = {
     "throughput": lambda: with_stack(lambda _, scratch: throughput.main(Stack(scratch / "stack"), scratch)),
     "logging": lambda: with_stack(logging.main),
     "retention": lambda: with_stack(retention.main),
+    "backup": lambda: with_stack(backup.main),
+    "archive": lambda: with_stack(archive.main),
     "search": lambda: with_stack(search.main),
     "analysis": lambda: with_stack(analysis.main),
     "operator": lambda: with_stack(operator.main),

@@ -1,5 +1,5 @@
-"""What logging costs its caller, against a store that does nothing and against MLflow's own client; memory
-with the server dead; how fast a spool drains, against the server's own limit."""
+"""What logging costs its caller, against a store that does nothing and against MLflow's own client; imports;
+memory with the server dead; how fast a spool drains, against the server's own limit."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def main(environment: dict[str, str], scratch: Path) -> bool:
             held &= report(
                 f"{name}: {kind} p99 us", value, value < MOST_MICROSECONDS, f"< {MOST_MICROSECONDS:.0f}"
             )
+    imports(base, uri)
     return held & memory(base) & drain(base, uri)
 
 
@@ -60,6 +61,28 @@ def calls(environment: dict[str, str], uri: str, count: int) -> dict[str, list[f
     )
     found: dict[str, list[float]] = json.loads(ran.output.splitlines()[-1])
     return found
+
+
+_IMPORT = """
+import time
+began = time.perf_counter()
+import mlflow
+from mlflow.tracking._tracking_service.utils import _get_store
+imported = time.perf_counter()
+_get_store()
+print(imported - began, time.perf_counter() - imported)
+"""
+
+
+def imports(environment: dict[str, str], uri: str) -> None:
+    """What a program waits for before its first call; the best of three: the first fills the disk's cache."""
+    for name, where in (("MLflow's own", uri), ("durable", f"durable+{uri}")):
+        times = [
+            run([sys.executable, "-c", _IMPORT], {**environment, "MLFLOW_TRACKING_URI": where}).output.split()
+            for _ in range(3)
+        ]
+        imported, opened = (min(float(t[i]) for t in times) for i in (-2, -1))
+        print(f"{name}: import mlflow {imported:.2f} s, then the store {1000 * opened:.0f} ms")
 
 
 _MEMORY = """

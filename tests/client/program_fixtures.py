@@ -11,6 +11,7 @@ import pytest
 
 from mlflow_platform.local import Stack
 from tests.client.programs import Logging
+from tests.client.stock_server import StockServer
 from tests.faults.proxy import Proxy
 
 
@@ -43,3 +44,14 @@ def plain(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Any:
     import mlflow
 
     return mlflow.MlflowClient(stack.endpoints().tracking_uri)
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Iterator[StockServer]:
+    """MLflow's own server on a database file."""
+    server = StockServer(tmp_path)
+    try:
+        server.up()
+        yield server
+    finally:
+        server.kill()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlflow_platform.client.spool import Spool, spools
 
+_REPOSITORY = Path(__file__).parents[2]
 #: At the start of every program: warnings are visible, MLflow's own notes are not.
 _BEGIN = """
 import json, logging, os, sys, time, warnings
@@ -65,6 +66,7 @@ class Logging:
             [sys.executable, "-c", _BEGIN + program, *arguments],
             env=self.variables(**more),
             cwd=self.base.parent,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -72,13 +74,37 @@ class Logging:
 
     def run(self, program: str, *arguments: str, **more: str) -> str:
         """What a program that ends well prints; its warnings are in `self.warnings`."""
-        process = self.start(program, *arguments, **more)
+        return self._ended(self.start(program, *arguments, **more))
+
+    def run_module(self, name: str, *arguments: str, **more: str) -> str:
+        """What a module of the tests prints that ends well."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", name, *arguments],
+            env=self.variables(**more),
+            cwd=_REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return self._ended(process)
+
+    def _ended(self, process: subprocess.Popen[str]) -> str:
         out, self.warnings = process.communicate(timeout=300)
         assert process.returncode == 0, self.warnings
         return out.strip()
 
     def sync(self, *, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         return self.mlplatform("sync", "--timeout", str(timeout))
+
+    def start_mlplatform(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "mlflow_platform.cli", *arguments],
+            env=self.variables(),
+            cwd=self.base.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def mlplatform(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from mlflow_platform.local import Stack
 from tests.client.programs import Logging
 from tests.faults.proxy import Proxy, answer, late, lost, refused_by_reset
 
@@ -249,6 +254,35 @@ print(run.info.run_id)
     assert plain.get_run(run_id).info.status == "FINISHED"
 
 
+def test_logging_to_a_run_of_another_program_by_its_id_asks_nobody_each_time(
+    proxied: tuple[Logging, Proxy], plain: Any
+) -> None:
+    """MLflow looks a run up each time that it is given one; then without a server, and a run of nobody's."""
+    logging, proxy = proxied
+    make = """
+with mlflow.start_run() as run: mlflow.log_metric("m", 0, step=0)
+print(run.info.run_id)
+"""
+    log = """
+for i in range(1, 200): mlflow.log_metric("m", i, step=i, run_id=sys.argv[1])
+mlflow.log_metrics({"n": 1.0}, run_id=sys.argv[1])
+"""
+    run_id = logging.run(make).splitlines()[-1]
+    assert logging.sync().returncode == 0
+    logging.stop_shipper()
+    asked = proxy.count("runs/get")
+    # It has ended, so this machine has forgotten it: it is asked for once.
+    logging.run(log, run_id)
+    assert proxy.count("runs/get") == asked + 1
+    proxy.on("", refused_by_reset, times=-1)
+    logging.run(log, run_id)
+    logging.run(log, "f" * 32)
+    proxy._rules.clear()
+    logging.sync()
+    assert sorted({m.step for m in plain.get_metric_history(run_id, "m")}) == list(range(200))
+    assert plain.get_run(run_id).data.metrics["n"] == 1.0
+
+
 def test_a_run_can_be_resumed_deleted_and_restored(logging_to: Logging, plain: Any) -> None:
     program = """
 mlflow.set_experiment(os.environ["EXPERIMENT"])
@@ -351,9 +385,19 @@ print("went on")
     assert logging_to.warnings.count("takes no more records") == 1
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "file"])
-def test_without_a_server_a_database_file_or_a_folder_takes_it(kind: str, tmp_path: Path) -> None:
-    uri = {"sqlite": f"sqlite:///{tmp_path}/mlflow.db", "file": f"file://{tmp_path}/mlruns"}[kind]
+@pytest.mark.parametrize("kind", ["sqlite", "file", "postgresql"])
+def test_without_a_server_a_database_or_a_folder_takes_it(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with contextlib.ExitStack() as until:
+        if kind == "postgresql":
+            uri = until.enter_context(own_schema(request.getfixturevalue("stack")))
+        else:
+            uri = {"sqlite": f"sqlite:///{tmp_path}/mlflow.db", "file": f"file://{tmp_path}/mlruns"}[kind]
+        check_without_server(uri, tmp_path, ids_are_ours=kind != "file")
+
+
+def check_without_server(uri: str, tmp_path: Path, *, ids_are_ours: bool) -> None:
     # MLflow 3.17 lets its file store be used only by those who ask for it.
     logging = Logging(uri, {"EXPERIMENT": "local", "MLFLOW_ALLOW_FILE_STORE": "true"}, tmp_path / "spool")
     trace = "mlflow.trace(lambda: 1)()\n"
@@ -371,7 +415,19 @@ print(json.dumps([runs, steps, files, [len(t.data.spans) for t in traces]]))
     logging.stop_shipper()
     assert set(runs) == {"one", "child"}
     assert (steps, files, spans) == (list(range(5)), ["b.json", "notes"], [1])
-    assert (runs["one"] == logged["run"]) is (kind == "sqlite")
+    assert (runs["one"] == logged["run"]) is ids_are_ours
+
+
+@contextlib.contextmanager
+def own_schema(stack: Stack) -> Iterator[str]:
+    """An empty schema in the stack's database, for programs without a server."""
+    where, name = stack.endpoints().database_uri.replace("+psycopg", ""), f"s{secrets.token_hex(4)}"
+    with psycopg.connect(where, autocommit=True) as connection:
+        connection.execute(f"create schema {name}")
+        try:
+            yield f"{where}{'&' if '?' in where else '?'}options=-csearch_path%3D{name}"
+        finally:
+            connection.execute(f"drop schema {name} cascade")
 
 
 @pytest.mark.parametrize("link", ["", "1"])

@@ -3,78 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.client.programs import LOG_MODEL, Logging
+from tests.client.stock_server import StockServer
 from tests.faults.proxy import Proxy, lost
 
 pytest_plugins = ("tests.client.program_fixtures",)
 
-#: Hides our entry points from MLflow, as on a machine where we are not installed.
-_WITHOUT_US = """
-import importlib.metadata as metadata
-every = metadata.entry_points
-metadata.entry_points = lambda **k: metadata.EntryPoints(
-    e for e in every(**k) if not e.value.startswith("mlflow_platform")
-)
-"""
-
-
-@pytest.fixture
-def stock(tmp_path: Path) -> Iterator[str]:
-    """MLflow's own server on a database file; its address."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(_WITHOUT_US)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "MLPLATFORM_"))}
-    path = os.pathsep.join(filter(None, (str(tmp_path / "site"), os.environ.get("PYTHONPATH"))))
-    with (tmp_path / "stock.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"),
-                *("--uvicorn-opts=--loop uvloop", f"--backend-store-uri=sqlite:///{tmp_path / 'stock.db'}"),
-                f"--artifacts-destination={tmp_path / 'artifacts'}",
-            ],
-            env={**kept, "PYTHONPATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "stock.log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "stock.log").read_text()
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
 
 def test_on_a_stock_server_ids_are_mapped_and_nothing_is_there_twice(
-    stock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stock: StockServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to every first create is lost: what was made is found by its tag."""
     import mlflow
 
-    host, _, port = stock.removeprefix("http://").rpartition(":")
+    host, _, port = stock.uri.removeprefix("http://").rpartition(":")
     with Proxy((host, int(port))) as proxy:
         for path in ("runs/create", "logged-models", "runs/log-batch", "experiments/create", "runs/outputs"):
             proxy.on(path, lost)
@@ -97,10 +44,10 @@ print(json.dumps([parent.info.run_name, child.info.run_name]))
         lines = logging.run(LOG_MODEL + program, "load").splitlines()
         assert logging.sync().returncode == 0
         logging.stop_shipper()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", stock)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", stock.uri)
     assert lines[1:4] == ["[2.0, 4.0]", "True", "x"]
     first, (parent_name, child_name) = json.loads(lines[0]), json.loads(lines[4])
-    client: Any = mlflow.MlflowClient(stock)
+    client: Any = mlflow.MlflowClient(stock.uri)
     experiment = client.get_experiment_by_name("stock").experiment_id
     runs = {r.data.tags["mlplatform.id"]: r for r in client.search_runs([experiment])}
     names = {r.info.run_name: r for r in runs.values()}

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import boto3  # noqa: F401 - loaded once, before the forks
@@ -45,7 +46,7 @@ def carry_out(order: dict[str, Any], answer: int) -> None:
         raise SystemExit("; ".join(report.problems))
 
 
-def main() -> None:
+def main(carry_out: Callable[[dict[str, Any], int], None] = carry_out) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         reading, writing = os.pipe()

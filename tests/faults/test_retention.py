@@ -45,16 +45,21 @@ def world(stack: Stack, request: pytest.FixtureRequest) -> Iterator[World]:
 class Dying:
     """The program that carries out runs which kill themselves."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = "tests.faults.dying_retention") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.dying_retention"],
+            [sys.executable, "-m", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
     def run(
-        self, world: World, point: int, rules: dict[str, Any], selector: dict[str, Any] | None = None
+        self,
+        world: World,
+        point: int,
+        rules: dict[str, Any],
+        selector: dict[str, Any] | None = None,
+        **more: Any,
     ) -> dict[str, Any]:
         """One run killed at a step (0: none); its exit code and the names of its steps."""
         where = world.stack.endpoints()
@@ -72,6 +77,7 @@ class Dying:
                     "secret_key": where.s3_secret_key,
                 },
             },
+            **more,
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None

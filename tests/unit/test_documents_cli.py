@@ -45,13 +45,15 @@ def test_the_examples_are_valid_and_use_every_kind_that_needs_no_second_server()
         "TrackingServer",
         "Workspace",
         "RetentionPolicy",
+        "BackupSchedule",
     }
 
 
-def test_the_example_of_a_policy_is_valid() -> None:
+def test_the_examples_of_a_policy_and_a_schedule_are_valid() -> None:
     done = invoke(validate_command, str(EXAMPLES.parents[1] / "examples"))
     assert (done.return_value, done.stderr) == (EXIT_OK, "")
     assert "1 RetentionPolicy" in done.stdout
+    assert "1 BackupSchedule" in done.stdout
 
 
 def test_the_examples_declare_what_the_workloads_need() -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import datetime
 import os
+import posixpath
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal
+from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal, Stream
 from mlflow_platform.errors import BadInput
+
+#: Folder for files that are being written; what a killed process left there may be deleted.
+_UNFINISHED = ".mlplatform-unfinished"
 
 
 class FileStore:
@@ -90,6 +96,33 @@ class FileStore:
             return (self._root / key).read_bytes()
         except FileNotFoundError:
             return None
+
+    def open(self, key: str) -> Stream | None:
+        try:
+            return self._inside(key).open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put(self, key: str, content: Stream, size: int) -> None:  # noqa: ARG002 - a file needs no parts
+        path, unfinished = self._inside(key), self._root / _UNFINISHED
+        unfinished.mkdir(exist_ok=True)
+        file = unfinished / uuid.uuid4().hex
+        try:
+            with file.open("xb") as new:
+                shutil.copyfileobj(content, new, 1024 * 1024)
+                new.flush()
+                os.fsync(new.fileno())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(path)
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+
+    def _inside(self, key: str) -> Path:
+        """The path of a key. Raises `BadInput` for one that leads out of the folder: S3 has such keys."""
+        if posixpath.normpath(key) != key or key.startswith(("/", "../")) or key == "..":
+            raise BadInput(f"the key {key!r} cannot be a file", remedy="use S3, where every key may be")
+        return self._root / key
 
     def create(self, key: str, body: bytes) -> bool:
         try:

@@ -38,6 +38,15 @@ class Refusal:
     until: datetime.datetime | None = None
 
 
+class Stream(Protocol):
+    """An object's content, read from front to back."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """As many bytes as asked for, fewer only at the end."""
+
+    def close(self) -> None: ...
+
+
 class ObjectStore(Protocol):
     """A tree of objects; keys are relative to its root."""
 
@@ -51,6 +60,12 @@ class ObjectStore(Protocol):
 
     def read(self, key: str) -> bytes | None:
         """An object's content; None where there is none."""
+
+    def open(self, key: str) -> Stream | None:
+        """An object's content as a stream, for what may be large; None where there is none."""
+
+    def put(self, key: str, content: Stream, size: int) -> None:
+        """Write an object of about `size` bytes, whole or not at all: not when `content` raises, either."""
 
     def create(self, key: str, body: bytes) -> bool:
         """Write an object unless it exists; whether this call wrote it."""

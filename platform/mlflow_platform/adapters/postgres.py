@@ -109,6 +109,21 @@ def exclusive(
         connection.close()
 
 
+def identity(connection: psycopg.Connection[Any]) -> str:
+    """What a copy of the database does not share: the server's system identifier, the database's oid."""
+    import psycopg
+
+    try:
+        with connection.transaction():
+            system = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        system = ("unknown",)
+    row = connection.execute(
+        "select oid::text from pg_database where datname = current_database()"
+    ).fetchone()
+    return f"{system[0] if system else ''}/{row[0] if row else ''}"
+
+
 def lost(error: PlatformError) -> bool:
     """Whether the connection is gone, so that the whole has to begin again on a new one."""
     import psycopg

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal
+from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal, Stream
 from mlflow_platform.errors import BadInput, Fatal, Transient
 
 #: Answers that say "not now" (S3 API reference, List of error codes).
@@ -19,6 +19,9 @@ _PASSING = frozenset(
 )
 _REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "403"})
 _TRIES = 5
+#: Fewest bytes of a part of a multipart upload, and most parts of one (S3 API reference, Multipart upload
+#: limits). A part is in memory some times over while it is read and sent.
+_PART, _MOST_PARTS = 5 * 1024 * 1024, 10_000
 
 
 @dataclass(frozen=True)
@@ -31,27 +34,17 @@ class S3Login:
     secret_key: str | None = field(default=None, repr=False)
 
 
-class S3Store:
-    """A bucket, or what is below a prefix of it."""
+def connect(login: S3Login, workers: int) -> Any:
+    """boto3's client for as many requests at once. Raises `BadInput` for an endpoint that is none."""
+    import boto3
+    import botocore.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
-    def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 4) -> None:
-        """`uri` is `s3://bucket` or `s3://bucket/prefix`. `all_versions`: list and delete every version."""
-        import boto3
-        import botocore.session
-        from botocore.config import Config
-
-        parts = urlsplit(uri)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise BadInput(
-                f"{uri!r} is no place in S3", remedy="write it as s3://bucket or s3://bucket/prefix"
-            )
-        self.uri = uri.rstrip("/")
-        self._bucket = parts.netloc
-        self._base = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
-        self._all_versions = all_versions
-        core = botocore.session.get_session()
-        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-        self._client = boto3.session.Session(botocore_session=core).client(
+    core = botocore.session.get_session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    try:
+        return boto3.session.Session(botocore_session=core).client(
             "s3",
             endpoint_url=login.endpoint,
             region_name=login.region,
@@ -64,6 +57,27 @@ class S3Store:
                 retries={"mode": "standard", "total_max_attempts": _TRIES},
             ),
         )
+    except ValueError as error:  # botocore's word for an endpoint that is no URL
+        raise BadInput(str(error), remedy="write the endpoint as https://HOST") from error
+    except BotoCoreError as error:  # such as a key without its secret
+        raise BadInput(str(error), remedy="correct the store's keys and region") from error
+
+
+class S3Store:
+    """A bucket, or what is below a prefix of it."""
+
+    def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 4) -> None:
+        """`uri` is `s3://bucket` or `s3://bucket/prefix`. `all_versions`: list and delete every version."""
+        parts = urlsplit(uri)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise BadInput(
+                f"{uri!r} is no place in S3", remedy="write it as s3://bucket or s3://bucket/prefix"
+            )
+        self.uri = uri.rstrip("/")
+        self._bucket = parts.netloc
+        self._base = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+        self._all_versions = all_versions
+        self._client = connect(login, workers)
 
     def page(self, prefix: str, after: tuple[str, str] | None = None, limit: int = MOST_KEYS) -> Page:
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._base + prefix, "MaxKeys": limit}
@@ -149,6 +163,34 @@ class S3Store:
         except _Missing:
             return None
 
+    def open(self, key: str) -> Stream | None:
+        try:
+            with self._translated():
+                return _Body(self, self._client.get_object(Bucket=self._bucket, Key=self._base + key)["Body"])
+        except _Missing:
+            return None
+
+    def put(self, key: str, content: Stream, size: int) -> None:
+        where = {"Bucket": self._bucket, "Key": self._base + key}
+        length = max(_PART, 2 * size // _MOST_PARTS)
+        part = content.read(length)
+        with self._translated():
+            if len(part) < length:
+                self._client.put_object(**where, Body=part)
+                return
+            where["UploadId"] = self._client.create_multipart_upload(**where)["UploadId"]
+            try:
+                parts: list[dict[str, Any]] = []
+                while part:
+                    number = len(parts) + 1
+                    answer = self._client.upload_part(**where, PartNumber=number, Body=part)
+                    parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+                    part = content.read(length)
+                self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+            except BaseException:
+                self._client.abort_multipart_upload(**where)
+                raise
+
     def create(self, key: str, body: bytes) -> bool:
         try:
             with self._translated():
@@ -215,6 +257,21 @@ def _moment(text: Any) -> datetime.datetime:
     except (TypeError, ValueError):
         found: datetime.datetime = parse_timestamp(text)
         return found
+
+
+class _Body:
+    """A stream whose errors are the platform's own."""
+
+    def __init__(self, store: S3Store, body: Any) -> None:
+        self._store, self._body = store, body
+
+    def read(self, size: int = -1, /) -> bytes:
+        with self._store._translated():
+            found: bytes = self._body.read(size if size >= 0 else None)
+            return found
+
+    def close(self) -> None:
+        self._body.close()
 
 
 class _Missing(Exception):

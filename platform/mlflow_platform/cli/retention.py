@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,24 +10,16 @@ import click
 
 from mlflow_platform.cli import output
 from mlflow_platform.cli.arguments import PATHS
-from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK, BadInput
+from mlflow_platform.cli.data import json_option, opened, progress, secrets_option, server_option
+from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK
 
 if TYPE_CHECKING:
-    from mlflow_platform.adapters.postgres import Database
-    from mlflow_platform.model.retention_policy import RetentionPolicy
-    from mlflow_platform.model.tracking_server import TrackingServer
     from mlflow_platform.retention.report import Report
-    from mlflow_platform.retention.roots import Roots
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 paths_argument = click.argument("paths", nargs=-1, type=PATHS)
 policy_option = click.option("--policy", "names", multiple=True, metavar="NAME", help="Only this policy.")
-server_option = click.option(
-    "--server", default="default", show_default=True, metavar="NAME", help="The TrackingServer."
-)
-secrets_option = click.option("--secrets", metavar="DIR|env:PREFIX", help="Where secret values are.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("retention")
@@ -73,7 +61,7 @@ def plan_command(
     """
     from mlflow_platform.retention.engine import Engine
 
-    with _opened(paths, names, server, secrets) as site:
+    with opened(paths, names, server, secrets) as site:
         report = Engine(site.database, site.roots).plan(site.policies, sizes=not no_sizes)
     _print(report, as_json)
     return EXIT_OK if report.empty or no_exit_code else EXIT_DIFFERENCES
@@ -117,8 +105,16 @@ def run_command(
     """
     from mlflow_platform.retention.engine import Engine
 
-    with _opened(paths, names, server, secrets) as site, _progress(quiet=as_json) as (say, progress):
-        engine = Engine(site.database, site.roots, site.ask, say, progress, patience=patience)
+    with opened(paths, names, server, secrets) as site, progress(quiet=as_json) as (say, count):
+        engine = Engine(
+            site.database,
+            site.roots,
+            site.ask,
+            say,
+            count,
+            patience=patience,
+            archiver=site.archiver(say),
+        )
         report = engine.run(site.policies, allowed=allow_destructive, claim_roots=claim)
     _print(report, as_json)
     return EXIT_ERROR if report.problems else EXIT_OK
@@ -138,7 +134,7 @@ def status_command(paths: tuple[Path, ...], server: str, secrets: str | None, as
     """
     from mlflow_platform.retention.held import status
 
-    with _opened(paths, (), server, secrets, needs_policies=False) as site:
+    with opened(paths, (), server, secrets, needs_policies=False) as site:
         found = status(site.database, site.roots)
     if as_json:
         output.print_json(found)
@@ -186,181 +182,13 @@ def undo_command(
     """
     from mlflow_platform.retention.held import undo
 
-    with _opened(paths, (), server, secrets, needs_policies=False) as site:
+    with opened(paths, (), server, secrets, needs_policies=False) as site:
         counts = undo(site.database, policy=policy, ids=ids)
     if as_json:
         output.print_json({"restored": counts})
         return
     text = ", ".join(f"{count:,} {kind}s" for kind, count in counts.items() if count)
     click.echo(f"Brought back {text}." if text else "Nothing is in quarantine.")
-
-
-@dataclass(frozen=True)
-class _Site:
-    database: Database
-    roots: Roots
-    policies: Sequence[RetentionPolicy]
-    ask: Callable[[], None] | None
-
-
-@contextmanager
-def _opened(
-    paths: tuple[Path, ...],
-    names: tuple[str, ...],
-    server: str,
-    secrets: str | None,
-    *,
-    needs_policies: bool = True,
-) -> Iterator[_Site]:
-    """The database, the stores and the policies that the arguments name."""
-    from mlflow_platform.config import load
-    from mlflow_platform.model.retention_policy import RetentionPolicy
-    from mlflow_platform.model.tracking_server import TrackingServer
-
-    if needs_policies and not paths:
-        raise BadInput("no policies given", remedy="name a folder or files with RetentionPolicy documents")
-    configuration = load(paths) if paths else None
-    documents = [one.document for one in configuration.documents] if configuration else []
-    policies = sorted(
-        (d for d in documents if isinstance(d, RetentionPolicy) and d.spec.server == server),
-        key=lambda policy: policy.metadata.name,
-    )
-    for name in names:
-        if name not in {policy.metadata.name for policy in policies}:
-            raise BadInput(f"no RetentionPolicy for {server} is called {name}", remedy="correct --policy")
-    chosen = [p for p in policies if not names or p.metadata.name in names]
-    if needs_policies and not chosen:
-        raise BadInput(
-            f"no RetentionPolicy document is about {server}", remedy="name other files, or --server"
-        )
-    described = next(
-        (d for d in documents if isinstance(d, TrackingServer) and d.metadata.name == server), None
-    )
-    whole = any(policy.spec.versions == "purge" for policy in chosen)
-    if described is not None and described.spec.database is not None:
-        site = _documented(described, secrets, chosen, all_versions=whole)
-    elif server == "default":
-        site = _surrounding(chosen, all_versions=whole)
-    else:
-        raise BadInput(
-            f"there is no TrackingServer document {server!r} with spec.database",
-            remedy="add it, so that the database and the artifact stores are known",
-        )
-    try:
-        yield site
-    finally:
-        site.roots.close()
-
-
-def _documented(
-    document: TrackingServer, secrets: str | None, policies: Sequence[RetentionPolicy], *, all_versions: bool
-) -> _Site:
-    from mlflow_platform.adapters.postgres import Database
-    from mlflow_platform.adapters.s3 import S3Login
-    from mlflow_platform.config.secrets import SecretSource
-
-    source = SecretSource(secrets, os.environ, output.note)
-
-    def value(ref: Any) -> str | None:
-        return source.resolve(ref.name, ref.key, document.metadata.namespace) if ref else None
-
-    spec = document.spec
-    if spec.artifacts is None:
-        raise BadInput(
-            f"TrackingServer {document.metadata.name} has no spec.artifacts",
-            remedy="write where its artifacts are: spec.artifacts.destination",
-        )
-    login = S3Login(
-        spec.artifacts.endpoint,
-        spec.artifacts.region,
-        value(spec.artifacts.accessKeySecretRef),
-        value(spec.artifacts.secretKeySecretRef),
-    )
-    roots = _roots(spec.artifacts.destination, spec.artifacts.roots, login, all_versions=all_versions)
-    user = value(spec.credentials.usernameSecretRef) if spec.credentials else None
-    password = value(spec.credentials.passwordSecretRef) if spec.credentials else None
-    database = Database(value(spec.database.uriSecretRef) or "" if spec.database else "")
-    return _Site(database, roots, policies, _asker(spec.trackingUri, user, password))
-
-
-def _surrounding(policies: Sequence[RetentionPolicy], *, all_versions: bool) -> _Site:
-    """The server of the environment, else the local stack."""
-    from mlflow_platform.adapters.postgres import Database
-    from mlflow_platform.adapters.s3 import S3Login
-
-    environment: Mapping[str, str] = os.environ
-    database = Database.of_environment(environment)
-    if database is not None:
-        login = S3Login(environment.get("MLFLOW_S3_ENDPOINT_URL"), environment.get("AWS_DEFAULT_REGION"))
-        default = environment.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "")
-        direct = [default] if default and not default.startswith("mlflow-artifacts:") else []
-        roots = _roots(
-            environment.get("MLFLOW_ARTIFACTS_DESTINATION"), direct, login, all_versions=all_versions
-        )
-        ask = _asker(
-            environment.get("MLFLOW_TRACKING_URI"),
-            environment.get("MLFLOW_TRACKING_USERNAME"),
-            environment.get("MLFLOW_TRACKING_PASSWORD"),
-        )
-        return _Site(database, roots, policies, ask)
-    from mlflow_platform.local.folder import find
-    from mlflow_platform.local.stack import Stack
-
-    stack = Stack(find())
-    if not stack.status().exists:
-        raise BadInput(
-            "no database: none is given and no local stack is running",
-            remedy="name a TrackingServer document with spec.database, set MLFLOW_BACKEND_STORE_URI, "
-            "or start one with `mlplatform up`",
-        )
-    local = stack.endpoints()
-    login = S3Login(local.s3_endpoint, "us-east-1", local.s3_access_key, local.s3_secret_key)
-    return _Site(
-        Database(local.database_uri),
-        _roots(f"s3://{local.s3_bucket}", [], login, all_versions=all_versions),
-        policies,
-        _asker(local.tracking_uri, local.username, local.password),
-    )
-
-
-def _roots(destination: str | None, direct: Sequence[str], login: Any, *, all_versions: bool) -> Roots:
-    from mlflow_platform.adapters.files import FileStore
-    from mlflow_platform.adapters.s3 import S3Store
-    from mlflow_platform.retention.roots import Roots
-
-    def store(uri: str) -> Any:
-        if uri.startswith("s3://"):
-            return S3Store(uri, login, all_versions=all_versions)
-        return FileStore(uri)
-
-    return Roots(store(destination) if destination else None, [store(uri) for uri in direct])
-
-
-def _asker(uri: str | None, username: str | None, password: str | None) -> Callable[[], None] | None:
-    """A light request that goes through login and database, for `maxP99Factor`."""
-    if uri is None or not uri.startswith(("http://", "https://")):
-        return None
-    import urllib3
-
-    http = urllib3.PoolManager(timeout=5.0, retries=False)
-    login = urllib3.make_headers(basic_auth=f"{username}:{password}") if username else {}
-    # Experiment 0 always exists (mlflow/store/tracking/sqlalchemy_store.py, `_create_default_experiment`).
-    address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
-
-    def ask() -> None:
-        if http.request("GET", address, headers=login).status >= 500:
-            raise OSError("the server failed")
-
-    return ask
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Lines about what is going on and a count, on a terminal only."""
-    from mlflow_platform.cli.local import output_line
-
-    with output_line(quiet=quiet or not sys.stderr.isatty()) as say:
-        yield say, lambda done, whole: say(f"{done:,} of {whole:,}")
 
 
 def _print(report: Report, as_json: bool) -> None:

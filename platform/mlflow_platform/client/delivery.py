@@ -112,10 +112,8 @@ class Delivery:
         """Create something once, on any server."""
         if self.ids.knows(local):
             return
-        real = find() if not self._platform and self.ids.was_tried(local) else None
+        real = None if self._platform or self.ids.trying(local) else find()
         if real is None:
-            if not self._platform:
-                self.ids.trying(local)
             real = create()
         if real == local:
             self._platform = True
@@ -320,6 +318,23 @@ class Delivery:
         spans = [Span.from_dict(s) for r in records for s in r["spans"]]
         self._store.log_spans(self._experiment(records[0]["experiment"]), spans)
 
+    def _create_assessment(self, r: Record) -> None:
+        from mlflow.entities import Assessment
+        from mlflow.exceptions import MlflowException
+
+        values = dict(r["assessment"])
+        if metadata := values.get("metadata"):
+            values["metadata"] = {k: self.ids.real(v) for k, v in metadata.items()}
+        assessment = Assessment.from_dictionary(values)
+
+        def done() -> bool:
+            try:
+                return self._store.get_assessment(r["trace"], assessment.assessment_id) is not None
+            except MlflowException:
+                return False
+
+        self._unless_done(lambda: self._store.create_assessment(assessment), done)
+
     def _set_trace_tag(self, r: Record) -> None:
         self._store.set_trace_tag(r["trace"], r["key"], r["value"])
 
@@ -401,6 +416,7 @@ _OPS: dict[str, Callable[[Delivery, Record], None]] = {
     "delete_model_tag": Delivery._delete_model_tag,
     "log_model_params": Delivery._log_model_params,
     "start_trace": Delivery._start_trace,
+    "create_assessment": Delivery._create_assessment,
     "set_trace_tag": Delivery._set_trace_tag,
     "delete_trace_tag": Delivery._delete_trace_tag,
     "link_traces": Delivery._link_traces,

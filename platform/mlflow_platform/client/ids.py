@@ -80,15 +80,19 @@ class Ids:
     def knows(self, local: str) -> bool:
         return local in self._real
 
-    def was_tried(self, local: str) -> bool:
-        """Whether a create may have reached the server without our seeing the answer."""
-        return local in self._tried
-
-    def trying(self, local: str) -> None:
-        """Note down, before it is sent, that a create is."""
-        if local not in self._tried:
+    def trying(self, local: str) -> bool:
+        """Note down, before it is sent, that a create is. Whether it is the first time for sure: False after
+        one that may have reached the server without our seeing the answer, and where there is no room for
+        the note."""
+        if local in self._tried:
+            return False
+        try:
             append_line(self._path, {"id": local})
-            self._tried.add(local)
+        except OSError:
+            # A full disk must not stop the delivery that makes room on it.
+            return False
+        self._tried.add(local)
+        return True
 
     def map(self, local: str, real: str) -> None:
         append_line(self._path, {"id": local, "real": real})

@@ -8,6 +8,7 @@ from typing import Any
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.time import get_current_time_millis
+from mlflow.utils.validation import _validate_logged_model_name
 
 from mlflow_platform.client.ids import new_model
 from mlflow_platform.client.sending import Sender, logs
@@ -25,6 +26,8 @@ class LoggedModels(Sender):
         params: Sequence[Any] | None = None,
         model_type: str | None = None,
     ) -> LoggedModel:
+        if self.strict:
+            _validate_logged_model_name(name)
         model_id = new_model()
         name = name or _generate_random_name()
         now = get_current_time_millis()
@@ -38,6 +41,8 @@ class LoggedModels(Sender):
             params=[[p.key, p.value] for p in params or ()],
             type=model_type,
         )
+        # What is not there is an empty text where it comes over HTTP.
+        absent = "" if self.server.remote else None
         model = LoggedModel(
             experiment_id=str(experiment_id),
             model_id=model_id,
@@ -45,9 +50,10 @@ class LoggedModels(Sender):
             artifact_location=f"{self._location(str(experiment_id))}/models/{model_id}/artifacts",
             creation_timestamp=now,
             last_updated_timestamp=now,
-            model_type=model_type,
-            source_run_id=source_run_id,
+            model_type=model_type or absent,
+            source_run_id=source_run_id or absent,
             status=LoggedModelStatus.PENDING,
+            status_message=absent,
             tags=list(tags or ()),
             params=list(params or ()),
             metrics=[],
@@ -98,6 +104,7 @@ class LoggedModels(Sender):
                 "model_type": model.model_type,
                 "source_run_id": model.source_run_id,
                 "status": model.status,
+                "status_message": model.status_message,
                 "tags": model.tags,
                 "params": model.params,
                 "metrics": model.metrics,

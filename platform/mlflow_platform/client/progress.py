@@ -148,8 +148,9 @@ class Reader:
             self.cursor.done.pop(track.name, None)
 
     def save(self) -> None:
-        """Write the cursor down."""
-        self._spool.save(self.cursor)
+        """Write the cursor down. A full disk must not stop the delivery that makes room on it."""
+        with contextlib.suppress(OSError):
+            self._spool.save(self.cursor)
 
     def sweep(self) -> None:
         """Delete segments that are delivered and whose writer is gone."""

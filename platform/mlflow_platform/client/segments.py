@@ -93,6 +93,7 @@ class Writer:
         self.folder = folder
         self._limit = limit
         self._segment_bytes = segment_bytes
+        self._clock = 0
         self._begin()
         _writers.add(self)
 
@@ -117,7 +118,7 @@ class Writer:
                 self._rotate()
             if self._room < size:
                 self._look(size)
-            sequence, now = self._sequence + 1, time.time_ns()
+            sequence, now = self._sequence + 1, self._now()
             checksum = zlib.crc32(payload, zlib.crc32(_STAMP.pack(sequence, now)))
             frame = _HEAD.pack(_MAGIC, len(payload), checksum, sequence, now) + payload
             try:
@@ -156,9 +157,15 @@ class Writer:
             self._fd = -1
             self._refused = 0  # they stand in that segment's header
 
+    def _now(self) -> int:
+        """The time, later than any before though the clock went back: segments of one writer are put in order
+        by it."""
+        self._clock = max(self._clock + 1, time.time_ns())
+        return self._clock
+
     def _rotate(self) -> None:
         self._leave()
-        name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(3)}{SUFFIX}"
+        name = f"{self._now():020d}-{os.getpid()}-{secrets.token_hex(3)}{SUFFIX}"
         # Under another name until it is locked: an unlocked segment is a dead process's.
         hidden = self.folder / f".{name}"
         try:

@@ -18,7 +18,7 @@ from mlflow.utils.rest_utils import http_request, verify_rest_response
 
 from mlflow_platform.client.courier import Courier
 from mlflow_platform.client.faults import Doubtful, understand
-from mlflow_platform.client.ids import Ids
+from mlflow_platform.client.ids import Ids, is_placeholder
 from mlflow_platform.errors import Rejected
 
 #: Seconds that a read waits for what this process logged to be delivered, and for the server's answer
@@ -145,7 +145,10 @@ class Server:
 
     def _real(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self.ids.real(value)
+            real = self.ids.real(value)
+            if is_placeholder(real):
+                raise Away("the experiment was named while the tracking server was away and is not there yet")
+            return real
         if isinstance(value, list) and all(isinstance(v, str) for v in value):
-            return [self.ids.real(v) for v in value]
+            return [self._real(v) for v in value]
         return value

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import sys
 import time
 from collections import OrderedDict
 from typing import Any
@@ -60,6 +62,12 @@ class RunShadow:
         for tag in tags:
             self.tags[tag.key] = tag.value
 
+    def add_inputs(self, datasets: Any, models: Any) -> None:
+        """Add what the run read; a second time it is the same input."""
+        known = {(d.dataset.name, d.dataset.digest) for d in self.inputs}
+        self.inputs += [d for d in datasets if (d.dataset.name, d.dataset.digest) not in known]
+        self.input_models += [m for m in models if m not in self.input_models]
+
     def update(self, status: int | None, end_time: int | None, name: str | None) -> RunInfo:
         values: dict[str, Any] = {}
         if status is not None:
@@ -80,7 +88,7 @@ class RunShadow:
 
     def entity(self) -> Run:
         data = RunData(
-            metrics=list(self.metrics.values()),
+            metrics=[_stored(m) for m in self.metrics.values()],
             params=[Param(k, v) for k, v in list(self.params.items())],
             tags=[RunTag(k, v) for k, v in list(self.tags.items())],
         )
@@ -103,7 +111,7 @@ class Shadows:
     def add_run(self, shadow: RunShadow) -> None:
         """Keep a new run, and tell the other processes of this machine."""
         run_id = shadow.info.run_id
-        _keep(self._runs, run_id, shadow)
+        keep(self._runs, run_id, shadow)
         with contextlib.suppress(OSError):
             (self._spool.runs / f"{run_id}.json").write_text(
                 json.dumps({"info": dict(shadow.info), "tags": shadow.tags})
@@ -121,14 +129,14 @@ class Shadows:
         return None
 
     def add_model(self, model: LoggedModel) -> None:
-        _keep(self._models, model.model_id, model)
+        keep(self._models, model.model_id, model)
 
-    def log_to_models(self, metrics: Any) -> None:
+    def log_to_models(self, run_id: str, metrics: Any) -> None:
         """Note metrics that belong to models of this process, the latest of each key and dataset."""
         for metric in metrics:
             if (model := self._models.get(metric.model_id)) is not None:
                 others = [m for m in model.metrics if (m.key, m.dataset_name) != _of(metric)]
-                model.metrics = [*others, metric]
+                model.metrics = [*others, _with(metric, run_id=run_id)]
 
     def model(self, model_id: str) -> LoggedModel | None:
         return self._models.get(model_id)
@@ -196,6 +204,18 @@ def _changed(info: RunInfo, **values: Any) -> RunInfo:
     return RunInfo(**{**dict(info), **values})
 
 
+def _stored(metric: Metric) -> Metric:
+    """A metric as MLflow's databases show it: infinities are the largest numbers (SqlAlchemyStore,
+    sanitize_metric_value)."""
+    if not isinstance(metric.value, float) or not math.isinf(metric.value):
+        return metric
+    return _with(metric, value=math.copysign(sys.float_info.max, metric.value))
+
+
+def _with(metric: Metric, **values: Any) -> Metric:
+    return Metric(**{**dict(metric), **values})
+
+
 def _order(metric: Metric) -> tuple[int, int, float]:
     return metric.step, metric.timestamp, metric.value
 
@@ -204,7 +224,8 @@ def _of(metric: Metric) -> tuple[str, str | None]:
     return metric.key, metric.dataset_name
 
 
-def _keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:
+def keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:
+    """Remember something, and forget what was remembered a thousand ago."""
     kept[key] = value
     while len(kept) > _MOST:
         kept.popitem(last=False)

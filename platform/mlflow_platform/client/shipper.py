@@ -14,9 +14,10 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,7 +55,8 @@ class Target(Protocol):
 
 
 class Shipper:
-    """Delivers a spool. One thread; `step` sends at most one request's worth."""
+    """Delivers a spool; `step` sends at most one request's worth. While a large one is under way, a thread
+    reads ahead and writes down what was done before: the server need not wait for that."""
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Shipper:
         self._failures = 0
         self._pause_until = 0.0
         self._read_at = 0.0
+        self._unsaved = False
         self._refused_since: float | None = None
 
     @property
@@ -105,6 +108,7 @@ class Shipper:
             # The next turn begins with another lane.
             self._lanes[name] = self._lanes.pop(name)
             return self._try(name, lane)
+        self._save_what_is_done()
         return False
 
     def settle(self) -> bool:
@@ -130,11 +134,13 @@ class Shipper:
                 quarantine.sweep(self._spool)
                 return
             time.sleep(_POLL)
+        self._save_what_is_done()
 
-    def _read(self) -> None:
+    def _read(self, under_way: int = 0) -> None:
+        """Take in what is new; so many records are about to be done with."""
         now = self._clock()
         sendable = sum(len(lane.waiting) for lane in self._lanes.values() if lane.retry_at <= now)
-        most = min(_AHEAD - sendable, _MOST - self._reader.pending)
+        most = min(_AHEAD + under_way - sendable, _MOST - self._reader.pending)
         if most <= 0 or (sendable and now < self._read_at + _POLL):
             return
         self._read_at = now
@@ -165,27 +171,58 @@ class Shipper:
         try:
             if self._target is None:
                 self._target = self._connect()
-            self._target.deliver(records)
+            with self._beside(len(records)):
+                self._target.deliver(records)
         except Rejected as error:
             if len(items) > 1:
                 lane.attempts = 1
                 return False
-            self._put_away(items[0], error)
+            if not self._put_away(lane, kind, error):
+                return False
         except Transient as error:
             if not self._is_its_own(lane, kind, error):
                 self._later(lane, kind, error)
                 return False
-            self._put_away(items[0], error)
+            if not self._put_away(lane, kind, error):
+                return False
         else:
             self._succeeded[kind] += 1
             self._got_through()
         self._finish(name, lane, items)
         return True
 
-    def _put_away(self, item: Pending, error: Exception) -> None:
-        if self._target is not None:  # it is: it refused the record
-            self._target.put_away(item.record, error)
-        say(f"put away {item.record['op']}: {error}")
+    @contextlib.contextmanager
+    def _beside(self, records: int) -> Iterator[None]:
+        """During a request: save and read on, where that takes long enough to be worth a thread."""
+        if records == 1:
+            self._save_what_is_done()
+            yield
+            return
+
+        def work() -> None:
+            self._save_what_is_done()
+            # The next step comes upon whatever it is.
+            with contextlib.suppress(OSError):
+                self._read(records)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
+    def _put_away(self, lane: Lane, kind: str, error: Exception) -> bool:
+        """Put the first record of a lane into quarantine; False where that has no room for now."""
+        record = lane.waiting[0].record
+        try:
+            if self._target is not None:  # it is: it refused the record
+                self._target.put_away(record, error)
+        except OSError as full:
+            self._later(lane, kind, Transient(f"the quarantine cannot be written: {full}"))
+            return False
+        say(f"put away {record['op']}: {error}")
+        return True
 
     def _is_its_own(self, lane: Lane, kind: str, error: Transient) -> bool:
         return (
@@ -232,12 +269,15 @@ class Shipper:
         if not lane.waiting:
             del self._lanes[name]
         self._reader.done(items)
-        self._save()
+        self._unsaved = True
+
+    def _save_what_is_done(self) -> None:
+        if self._unsaved:
+            self._save()
 
     def _save(self) -> None:
-        # A full disk must not stop the delivery that makes room on it.
-        with contextlib.suppress(OSError):
-            self._reader.save()
+        self._unsaved = False
+        self._reader.save()
 
 
 def deliver_now(spool: Spool, deadline: float | None, say_problem: Callable[[str], None]) -> str:

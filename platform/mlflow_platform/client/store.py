@@ -3,43 +3,58 @@
 - Logging (metrics, params, tags, runs, inputs, models, traces, artifacts) never waits for the server and
   never raises; with `MLPLATFORM_STRICT` it raises what MLflow's own checks raise.
 - Reading waits, at most ten seconds: for what this process logged to be delivered, then for the answer.
-- Everything else (assessments, datasets, scorers, deleting experiments and traces, ...) is called on the
-  server at once, as by MLflow itself, and raises when the server is away: it is not kept.
+- Everything else (changes of assessments, datasets, scorers, deleting experiments and traces, ...) is called
+  on the server at once, as by MLflow itself, and raises when the server is away: it is not kept.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlflow.entities import Experiment, Run, RunInfo, RunTag
+from mlflow.entities import Experiment, LifecycleStage, Run, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.abstract_store import AbstractStore
+from mlflow.tracking import fluent
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.validation import (
     _validate_batch_log_data,
+    _validate_dataset_inputs,
+    _validate_experiment_tag,
     _validate_metric,
     _validate_param,
     _validate_tag,
 )
 
+from mlflow_platform.client.courier import Courier
 from mlflow_platform.client.ids import is_placeholder, new_run, placeholder
 from mlflow_platform.client.logged_models import LoggedModels
 from mlflow_platform.client.segments import Position
 from mlflow_platform.client.sending import Sender, logs
 from mlflow_platform.client.server import Away
-from mlflow_platform.client.shadow import RunShadow, new_info
+from mlflow_platform.client.shadow import RunShadow, keep, new_info
 from mlflow_platform.client.traces import Traces
 
 _RUN_NAME = "mlflow.runName"  # mlflow/utils/mlflow_tags.py
+#: MLflow's calls that look up the run which they are given (mlflow/tracking/fluent.py), and how far above the
+#: store they can be: two clients, and what records their use.
+_LOGGING = {inspect.unwrap(call).__code__ for call in (fluent.log_metric, fluent.log_metrics)}
+_DEPTH = 8
 #: Seconds that `flush_async_logging` waits.
 _FLUSH = 10.0
 
 
 class DurableStore(LoggedModels, Traces):
     """The whole store: runs and experiments here, what they are joined by in its parts."""
+
+    def __init__(self, uri: str, courier: Courier) -> None:
+        super().__init__(uri, courier)
+        self._looked_at: OrderedDict[str, Run] = OrderedDict()
 
     # Runs
 
@@ -52,6 +67,8 @@ class DurableStore(LoggedModels, Traces):
             raise MlflowException.invalid_parameter_value(
                 f"run_name={run_name!r} and the tag {_RUN_NAME}={named!r} differ"
             )
+        if self.strict:
+            values = {tag.key: tag.value for tag in (_validate_tag(*pair) for pair in values.items())}
         name = run_name or named or _generate_random_name()
         values.setdefault(_RUN_NAME, name)
         experiment_id = str(experiment_id)
@@ -75,6 +92,8 @@ class DurableStore(LoggedModels, Traces):
         shadow = self.shadows.run(run_id)
         if shadow is not None and (shadow.running or not self.courier.is_delivered(shadow.position)):
             return shadow.entity()
+        if _is_asked_by_logging():
+            return self._run_to_log_to(run_id)
         if shadow is None:
             shadow = self.shadows.run_of_another(run_id)
             if shadow is not None and self.server.away:
@@ -86,6 +105,20 @@ class DurableStore(LoggedModels, Traces):
             if shadow is None:
                 raise
             return shadow.entity()
+
+    def _run_to_log_to(self, run_id: str) -> Run:
+        """A run that MLflow looks at, for its models and datasets, each time it logs to it by its id. One of
+        this machine that has not ended is not asked for, any other is once; without an answer it is bare."""
+        if (known := self._looked_at.get(run_id)) is None:
+            shadow = self.shadows.run(run_id) or self.shadows.run_of_another(run_id)
+            try:
+                known = shadow.entity() if shadow else self.server.call("get_run", (run_id,), {})
+            except MlflowException:
+                if self.strict:
+                    raise
+                known = RunShadow(new_info(run_id, "", "", 0, "", ""), {}).entity()
+            keep(self._looked_at, run_id, known)
+        return known
 
     def update_run_info(
         self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
@@ -108,16 +141,18 @@ class DurableStore(LoggedModels, Traces):
     @logs
     def log_metric(self, run_id: str, metric: Any) -> None:
         if self.strict:
+            self._check_active(run_id)
             _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
         shadow = self._logged(run_id, self._send("log", run=run_id, m=[_metric(metric)]))
         if shadow is not None:
             shadow.log((metric,), (), ())
         if metric.model_id:
-            self.shadows.log_to_models((metric,))
+            self.shadows.log_to_models(run_id, (metric,))
 
     @logs
     def log_param(self, run_id: str, param: Any) -> None:
         if self.strict:
+            self._check_active(run_id)
             param = _validate_param(param.key, param.value)
             self._check_params(run_id, [param])
         shadow = self._logged(run_id, self._send("log", run=run_id, p=[[param.key, param.value]]))
@@ -127,6 +162,7 @@ class DurableStore(LoggedModels, Traces):
     @logs
     def set_tag(self, run_id: str, tag: Any) -> None:
         if self.strict:
+            self._check_active(run_id)
             tag = _validate_tag(tag.key, tag.value)
         shadow = self._logged(run_id, self._send("log", run=run_id, t=[[tag.key, tag.value]]))
         if shadow is not None:
@@ -137,6 +173,7 @@ class DurableStore(LoggedModels, Traces):
         self, run_id: str, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]
     ) -> None:
         if self.strict:
+            self._check_active(run_id)
             metrics, params, tags = _validate_batch_log_data(metrics, params, tags)
             self._check_params(run_id, params)
         parts = {
@@ -148,7 +185,15 @@ class DurableStore(LoggedModels, Traces):
         shadow = self._logged(run_id, position)
         if shadow is not None:
             shadow.log(metrics, params, tags)
-        self.shadows.log_to_models(metrics)
+        self.shadows.log_to_models(run_id, metrics)
+
+    def _check_active(self, run_id: str) -> None:
+        shadow = self.shadows.run(run_id)
+        if shadow is not None and shadow.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise MlflowException.invalid_parameter_value(
+                f"The run {run_id} must be in the 'active' state. Current state is "
+                f"{shadow.info.lifecycle_stage}."
+            )
 
     def _check_params(self, run_id: str, params: Sequence[Any]) -> None:
         shadow = self.shadows.run(run_id)
@@ -210,6 +255,8 @@ class DurableStore(LoggedModels, Traces):
     def log_inputs(
         self, run_id: str, datasets: Sequence[Any] | None = None, models: Sequence[Any] | None = None
     ) -> None:
+        if self.strict:
+            _validate_dataset_inputs(datasets or ())
         position = self._send(
             "log_inputs",
             run=run_id,
@@ -218,8 +265,7 @@ class DurableStore(LoggedModels, Traces):
         )
         shadow = self._logged(run_id, position)
         if shadow is not None:
-            shadow.inputs += datasets or ()
-            shadow.input_models += models or ()
+            shadow.add_inputs(datasets or (), models or ())
 
     @logs
     def log_outputs(self, run_id: str, models: Sequence[Any]) -> None:
@@ -285,7 +331,21 @@ class DurableStore(LoggedModels, Traces):
 
     @logs
     def set_experiment_tag(self, experiment_id: str, tag: Any) -> None:
+        if self.strict:
+            _validate_experiment_tag(tag.key, tag.value)
         self._send("set_experiment_tag", experiment=str(experiment_id), key=tag.key, value=tag.value)
+
+
+def _is_asked_by_logging() -> bool:
+    """Whether it is `mlflow.log_metric(run_id=...)` that is under way, or `log_metrics`."""
+    frame = sys._getframe(2)
+    for _ in range(_DEPTH):
+        if frame.f_code in _LOGGING:
+            return True
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False
 
 
 def _metric(metric: Any) -> list[Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlflow.tracing.utils import generate_assessment_id
+from mlflow.utils.validation import _validate_trace_tag
+
 from mlflow_platform.client.sending import Sender, logs
 
 _SPANS_LOCATION = "mlflow.trace.spansLocation"  # mlflow/tracing/constant.py, TraceTagKey.SPANS_LOCATION
@@ -37,8 +40,17 @@ class Traces(Sender):
         self._send("log_spans", experiment=str(location), spans=[s.to_dict() for s in spans])
         return spans
 
+    def create_assessment(self, assessment: Any) -> Any:
+        # With an id of ours the database refuses a second one (delivery).
+        assessment.assessment_id = assessment.assessment_id or generate_assessment_id()
+        values = assessment.to_dictionary()
+        self._send("create_assessment", trace=assessment.trace_id, assessment=values)
+        return assessment
+
     @logs
     def set_trace_tag(self, trace_id: str, key: str, value: str) -> None:
+        if self.strict:
+            key, value = _validate_trace_tag(key, value)
         self._send("set_trace_tag", trace=trace_id, key=key, value=value)
 
     @logs

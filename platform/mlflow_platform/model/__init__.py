@@ -1,5 +1,6 @@
 """The documents as pydantic models; the CRDs, the JSON Schema and the reference page come from them."""
 
+from mlflow_platform.model.backup_schedule import BackupSchedule
 from mlflow_platform.model.base import Document
 from mlflow_platform.model.experiment import Experiment
 from mlflow_platform.model.experiment_set import ExperimentSet
@@ -24,6 +25,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "Prompt": Prompt,
     "Webhook": Webhook,
     "RetentionPolicy": RetentionPolicy,
+    "BackupSchedule": BackupSchedule,
 }
 
 __all__ = ["DOCUMENTS", "Document", *DOCUMENTS]

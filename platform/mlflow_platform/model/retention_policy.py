@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from mlflow_platform.model import cron
-from mlflow_platform.model.base import Document, Mistake, Model, ResourceName, Spec
+from mlflow_platform.model.base import Document, Mistake, Model, ResourceName, SecretReference, Spec
 from mlflow_platform.model.fields import WorkspaceName
+from mlflow_platform.model.tracking_server import Region, S3Endpoint, StoreUri
 
 #: An age or a waiting time: a number and its unit.
 DURATION = r"^[0-9]{1,6}[smhdw]$"
@@ -149,6 +150,20 @@ class Window(Model):
     end: TimeOfDay = Field(description="Until, as 05:30.")
 
 
+class ArchiveDestination(Model):
+    """Where a policy archives what it purges. Keys and endpoint: by default those of the artifacts."""
+
+    destination: StoreUri = Field(description="`s3://BUCKET/PREFIX`, or a folder.")
+    endpoint: S3Endpoint | None = Field(
+        None, description="Address of the S3 API. Default: the TrackingServer's `spec.artifacts.endpoint`."
+    )
+    region: Region | None = Field(None, description="Region of the bucket.")
+    accessKeySecretRef: SecretReference | None = Field(
+        None, description="Where the access key is. Default: that of the TrackingServer's artifacts."
+    )
+    secretKeySecretRef: SecretReference | None = Field(None, description="Where the secret key is.")
+
+
 class RetentionPolicySpec(Spec):
     """What a policy chooses, and how carefully it goes about it."""
 
@@ -174,6 +189,11 @@ class RetentionPolicySpec(Spec):
         None,
         description="Deletes slower while the server's p99 is above this many times what it was before. "
         "Default: does not look.",
+    )
+    archive: ArchiveDestination | None = Field(
+        None,
+        description="Archive runs, logged models, traces and experiments, verified, before they are purged. "
+        "Default: what is purged is gone.",
     )
     statementTimeout: Duration = Field(
         "10m", description="Longest statement; a batch that needs more is halved."
@@ -203,6 +223,13 @@ class RetentionPolicySpec(Spec):
         if orphans is not None and seconds(orphans.olderThan) < _SECONDS["d"]:
             what = "an upload may take hours, and its run is in no table before MLflow has committed it"
             yield Mistake(("rules", "orphans", "olderThan"), what, "write at least 1d; 7d is the default")
+        if self.archive is not None:
+            keys = (self.archive.accessKeySecretRef, self.archive.secretKeySecretRef)
+            if (keys[0] is None) != (keys[1] is None):
+                yield Mistake(("archive",), "only one of the two keys is given", "give both, or neither")
+            if self.archive.endpoint is not None and keys[0] is None:
+                what = "another endpoint needs keys of its own: the server's are not sent elsewhere"
+                yield Mistake(("archive", "endpoint"), what, "give accessKeySecretRef and secretKeySecretRef")
         if self.window is not None and self.window.start == self.window.end:
             yield Mistake(("window", "end"), "the window is empty", "write another end, or leave it out")
 

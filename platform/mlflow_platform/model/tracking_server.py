@@ -24,6 +24,13 @@ StoreUri = Annotated[
     str, StringConstraints(min_length=2, max_length=200, pattern=r"^(s3://[^/]+(/.*)?|file:///.+|/.+)$")
 ]
 
+S3Endpoint = Annotated[
+    Address,
+    StringConstraints(max_length=1000),
+    without_login("keys go into Secrets that accessKeySecretRef and secretKeySecretRef refer to"),
+]
+Region = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+
 
 class Credentials(Model):
     """User and password of an MLflow administrator."""
@@ -50,6 +57,9 @@ class DatabaseAccess(Model):
         description="Where its address with the login of the owner of its tables is: "
         "`postgresql://USER:PASSWORD@HOST/DATABASE`."
     )
+    authUriSecretRef: SecretReference | None = Field(
+        None, description="The same of the database of MLflow's users. Default: they are in the same one."
+    )
 
 
 class ArtifactAccess(Model):
@@ -63,17 +73,8 @@ class ArtifactAccess(Model):
     roots: Annotated[list[StoreUri], Field(max_length=100)] = Field(
         default_factory=list, description="Where clients write artifacts themselves, past the server."
     )
-    endpoint: (
-        Annotated[
-            Address,
-            StringConstraints(max_length=1000),
-            without_login("keys go into Secrets that accessKeySecretRef and secretKeySecretRef refer to"),
-        ]
-        | None
-    ) = Field(None, description="Address of the S3 API. Default: AWS.")
-    region: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = Field(
-        None, description="Region of the buckets."
-    )
+    endpoint: S3Endpoint | None = Field(None, description="Address of the S3 API. Default: AWS.")
+    region: Region | None = Field(None, description="Region of the buckets.")
     accessKeySecretRef: SecretReference | None = Field(
         None, description="Where the access key is. Default: the identity of the workload."
     )

@@ -17,6 +17,7 @@ from mlflow_platform.adapters.postgres import Database, exclusive, lost, transla
 from mlflow_platform.errors import BadInput, BrakeStopped, PlatformError
 from mlflow_platform.model.retention_policy import RetentionPolicy, seconds
 from mlflow_platform.retention import choose, journal
+from mlflow_platform.retention.archiving import Archiver
 from mlflow_platform.retention.drain import Drain
 from mlflow_platform.retention.journal import Installation
 from mlflow_platform.retention.objects import measure
@@ -53,6 +54,8 @@ class Engine:
     step: Callable[[str], None] = lambda _: None
     patience: float = 30.0
     """How long to wait for a migration, a backup or another run that is at work, in seconds."""
+    archiver: Archiver | None = None
+    """Needed for policies with `archive`."""
     _seen: dict[str, choose.Seen] = field(default_factory=dict)
 
     def plan(self, policies: Sequence[RetentionPolicy], *, sizes: bool = True) -> Report:
@@ -86,6 +89,11 @@ class Engine:
                 raise BadInput(
                     f"the policy {policy.metadata.name} says dryRun: true",
                     remedy="use `mlplatform retention plan`, or take that out",
+                )
+            if policy.spec.archive is not None and self.archiver is None:
+                raise BadInput(
+                    f"the policy {policy.metadata.name} archives, and no archive was opened",
+                    remedy="run it by `mlplatform retention run`",
                 )
         report = Report(dry=False)
         for attempt in range(_ATTEMPTS):
@@ -138,7 +146,9 @@ class Engine:
                 with paced(policies, self.ask) as wait:
                     with _timed(report, "rows"):
                         for policy in policies:
-                            purger = Purger(connection, installation, self.roots, policy, self.step)
+                            purger = Purger(
+                                connection, installation, self.roots, policy, self.step, self.archiver
+                            )
                             Work(purger, report, self._names(), wait, self.progress).carry_out()
                     self.say("deleting objects")
                     with _timed(report, "objects"):

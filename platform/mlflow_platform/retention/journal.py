@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlflow_platform.adapters.postgres import identity
 from mlflow_platform.errors import BadInput, Fatal
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def open_journal(connection: psycopg.Connection[Any]) -> Installation:
     A journal that came along with a copied database is not ours: its entries name the original's objects.
     They are dropped, and the copy gets an identity of its own.
     """
-    cluster = _cluster(connection)
+    cluster = identity(connection)
     with connection.transaction():
         if not exists(connection):
             connection.execute(_SCHEMA)
@@ -103,21 +104,6 @@ def open_journal(connection: psycopg.Connection[Any]) -> Installation:
         if row is None:
             raise Fatal("the journal has no installation id", remedy="please report this as a bug")
         return Installation(row[0], row[1])
-
-
-def _cluster(connection: psycopg.Connection[Any]) -> str:
-    """What a copy of the database does not share: the server's system identifier, the database's oid."""
-    import psycopg
-
-    try:
-        with connection.transaction():
-            system = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
-    except psycopg.errors.InsufficientPrivilege:
-        system = ("unknown",)
-    row = connection.execute(
-        "select oid::text from pg_database where datname = current_database()"
-    ).fetchone()
-    return f"{system[0] if system else ''}/{row[0] if row else ''}"
 
 
 def check_unchanged(connection: psycopg.Connection[Any], installation: Installation) -> None:

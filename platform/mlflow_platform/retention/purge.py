@@ -74,7 +74,7 @@ class Purger(Transaction):
         self._lock_versions()
         left = [i for i in items if i.id in found]
         self._changed("run", items, found, batch)
-        left = self._unprotected("run", left, batch)
+        left = self._archived("run", self._unprotected("run", left, batch), batch)
         models = self.connection.execute(
             "select model_id, artifact_location, source_run_id, experiment_id from public.logged_models"
             " where source_run_id = any(%s) order by model_id for update",
@@ -145,7 +145,7 @@ class Purger(Transaction):
         self._lock_versions()
         left = [i for i in items if i.id in found]
         self._changed("logged model", items, found, batch)
-        left = self._unprotected("logged model", left, batch)
+        left = self._archived("logged model", self._unprotected("logged model", left, batch), batch)
         entries: dict[str, list[Entry]] = {i.id: [] for i in left}
         lost: dict[str, str] = {}
         for item in left:
@@ -180,7 +180,7 @@ class Purger(Transaction):
         )
         left = [i for i in items if i.id in found]
         self._changed("trace", items, found, batch)
-        left = self._unprotected("trace", left, batch)
+        left = self._archived("trace", self._unprotected("trace", left, batch), batch)
         entries: dict[str, list[Entry]] = {i.id: [] for i in left}
         lost: dict[str, str] = {}
         locations = self.connection.execute(
@@ -283,7 +283,7 @@ class Purger(Transaction):
             )
         }
         batch.kept["experiment that is not empty"] += len(full)
-        left = [i for i in items if int(i.id) not in full]
+        left = self._archived("experiment", [i for i in items if int(i.id) not in full], batch)
         ids = [int(i.id) for i in left]
         name = self.policy.metadata.name
         journal.write(

@@ -8,8 +8,10 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlflow_platform.errors import Fatal
 from mlflow_platform.model.retention_policy import RetentionPolicy
 from mlflow_platform.retention import journal, rows
+from mlflow_platform.retention.archiving import Archiver
 from mlflow_platform.retention.choose import abandoned_before, now
 from mlflow_platform.retention.journal import Entry, Installation
 from mlflow_platform.retention.protections import protected
@@ -50,6 +52,7 @@ class Transaction:
     roots: Roots
     policy: RetentionPolicy
     step: Callable[[str], None] = lambda _: None
+    archiver: Archiver | None = None
 
     def _of_deleted_experiments(self, items: Sequence[Item], batch: Batch) -> list[Item]:
         """Those of `items` that the rule about whole experiments did not choose, or whose experiment, now
@@ -104,6 +107,16 @@ class Transaction:
         reasons |= {i.id: "pinned experiment" for i in items if i.experiment in pinned}
         batch.kept.update(reasons.values())
         return [i for i in items if i.id not in reasons]
+
+    def _archived(self, kind: str, items: Sequence[Item], batch: Batch) -> list[Item]:
+        """Those that are archived as they are, where the policy archives; nobody changes them now."""
+        if self.policy.spec.archive is None or not items:
+            return list(items)
+        if self.archiver is None:
+            raise Fatal("the policy archives, and nothing is there to do it", remedy="report this as a bug")
+        same = self.archiver.unchanged(self.connection, self.policy, kind, [i.id for i in items])
+        batch.kept["not archived as it is now: the next run tries again"] += len(items) - len(same)
+        return [i for i in items if i.id in same]
 
     def _place(
         self,

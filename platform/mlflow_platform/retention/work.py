@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mlflow_platform.retention.archiving import ARCHIVED
 from mlflow_platform.retention.purge import Purger
 from mlflow_platform.retention.report import Report
 from mlflow_platform.retention.transaction import Batch, Item
@@ -29,6 +30,8 @@ _WORK = (
 _ATTEMPTS = 6
 #: Most things of a deleted experiment that goes in one transaction.
 _WHOLE = 10_000
+#: What goes with a deleted experiment, in this order.
+_WITHIN = ("trace", "run", "logged model", "experiment")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Work:
             size, last = _FIRST_BATCH, ""
             while items := self._next(kind, action, last, size):
                 self.wait()
+                self._archive(kind, action, items)
                 began = time.monotonic()
                 batch = self._tried(kind, action, items)
                 if batch is None:  # too much for one statement
@@ -100,10 +104,15 @@ class Work:
         """These experiments in one transaction, which is rolled back when anything in them must stay."""
         import psycopg
 
+        for kind in _WITHIN:  # before the transaction, which must not wait for a store
+            last = ""
+            while items := self._next(kind, "purge", last, _LARGEST_BATCH, experiments):
+                self._archive(kind, "purge", items)
+                last = items[-1].id
         batches: list[tuple[str, Batch]] = []
         gone = False
         with self.purger.connection.transaction() as transaction:
-            for kind in ("trace", "run", "logged model", "experiment"):
+            for kind in _WITHIN:
                 size, last = _LARGEST_BATCH, ""
                 while items := self._next(kind, "purge", last, size, experiments):
                     batch = self._tried(kind, "purge", items)
@@ -122,6 +131,15 @@ class Work:
         for kind, batch in batches if gone else ():
             self._count(kind, "purge", batch)
         return gone
+
+    def _archive(self, kind: str, action: str, items: Sequence[Item]) -> None:
+        """See that these are archived, where the policy wants it, before they are purged."""
+        archiver, policy = self.purger.archiver, self.purger.policy
+        if archiver is None or policy.spec.archive is None or action != "purge" or kind not in ARCHIVED:
+            return
+        told = archiver.ensure(policy, kind, [i.id for i in items])
+        if told is not None:
+            self.report.notes.append(told)
 
     def _next(
         self, kind: str, action: str, last: str, size: int, experiments: list[int] | None = None

@@ -50,7 +50,7 @@ class Folder:
 
     def names(self, start: str = "") -> Iterator[str]:
         """Names of all objects, or of those that start so, in alphabetical order."""
-        with _plainly(str(self)):
+        with plainly(str(self)):
             pages = self.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + start):
                 for found in page.get("Contents", []):
@@ -69,7 +69,7 @@ class Folder:
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Readable]:
-        with _plainly(f"{self}{name}"):
+        with plainly(f"{self}{name}"):
             body = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"]
             with contextlib.closing(body):
                 yield body
@@ -79,14 +79,14 @@ class Folder:
         keys = [self.prefix + name for name in names]
         for start in range(0, len(keys), BATCH):
             wanted = {"Objects": [{"Key": k} for k in keys[start : start + BATCH]], "Quiet": True}
-            with _plainly(str(self)):
+            with plainly(str(self)):
                 errors = self.client.delete_objects(Bucket=self.bucket, Delete=wanted).get("Errors")
             if errors:
                 raise Rejected(f"s3://{self.bucket}/{errors[0]['Key']} stays: {errors[0].get('Message')}")
 
     def abort_uploads(self) -> None:
         """Forget the parts of objects that a killed writer left unfinished: paid for, and never listed."""
-        with _plainly(str(self)):
+        with plainly(str(self)):
             found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.prefix)
             for one in found.get("Uploads", []):
                 place = {"Bucket": self.bucket, "Key": one["Key"], "UploadId": one["UploadId"]}
@@ -114,7 +114,7 @@ class Upload:
     def finish(self) -> None:
         if self._id and self._pending:
             self._send(bytes(self._pending))
-        with _plainly(f"s3://{self.bucket}/{self.key}"):
+        with plainly(f"s3://{self.bucket}/{self.key}"):
             if self._id:
                 parts = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(self._etags, 1)]
                 self.client.complete_multipart_upload(**self._place, MultipartUpload={"Parts": parts})
@@ -131,7 +131,7 @@ class Upload:
         return {"Bucket": self.bucket, "Key": self.key, "UploadId": self._id}
 
     def _send(self, part: bytes) -> None:
-        with _plainly(f"s3://{self.bucket}/{self.key}"):
+        with plainly(f"s3://{self.bucket}/{self.key}"):
             if not self._id:
                 made = self.client.create_multipart_upload(Bucket=self.bucket, Key=self.key)
                 self._id = made["UploadId"]
@@ -162,7 +162,7 @@ def _client() -> Any:
 
 
 @contextlib.contextmanager
-def _plainly(what: str) -> Iterator[None]:
+def plainly(what: str) -> Iterator[None]:
     """botocore's errors as ours: `Rejected` with S3's code, `Transient` where the store was not reached."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 

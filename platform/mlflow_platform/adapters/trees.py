@@ -1,0 +1,250 @@
+"""Trees of objects as streams of bytes: listed, read and written with flat memory, in S3 or in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import posixpath
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from mlflow_platform.adapters.s3 import S3Login, connect
+from mlflow_platform.errors import BadInput, Fatal, Rejected
+from mlflow_platform.server.dump import Sink, Source
+from mlflow_platform.server.object_store import Folder, plainly
+
+#: Codes of `Rejected` for an object that is not there (any more) (S3 API reference, List of error codes).
+GONE = frozenset({"NoSuchKey", "NoSuchVersion", "404"})
+#: Files that are being written; a tree does not show them.
+_UNFINISHED = ".mlplatform-unfinished-"
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """One object: bytes, and what differs once it is written anew. `modified` is a time of the store's."""
+
+    key: str
+    size: int
+    modified: str
+    etag: str = ""
+    version: str = ""
+
+    def same(self, other: Stat) -> bool:
+        """Whether both say the same content. An ETag alone is no digest."""
+        if self.version and self.version == other.version:
+            return self.size == other.size
+        return (self.size, self.modified, self.etag) == (other.size, other.modified, other.etag)
+
+
+class Tree(Protocol):
+    """Objects below a root; keys are relative to it. Safe for threads."""
+
+    uri: str
+
+    def listed(self, prefix: str = "") -> Iterator[Stat]:
+        """The present objects whose keys begin so."""
+
+    def reading(self, key: str, version: str = "") -> AbstractContextManager[tuple[Stat, Source]]:
+        """An object as it is now, with its content; `Rejected` with a code of `GONE` where there is none."""
+
+    def writing(self, key: str) -> AbstractContextManager[Sink]:
+        """A new object: there when the block has ended, and not at all if it raises."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; what is gone already is no error."""
+
+    def clean(self) -> None:
+        """Forget what a killed writer left unfinished. Nobody else may be writing."""
+
+    def close(self) -> None: ...
+
+
+class S3Tree:
+    """A bucket, or what is below a prefix of it."""
+
+    def __init__(self, uri: str, login: S3Login, *, workers: int = 8) -> None:
+        parts = urlsplit(uri)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise BadInput(
+                f"{uri!r} is no place in S3", remedy="write it as s3://bucket or s3://bucket/prefix"
+            )
+        prefix = parts.path.strip("/")
+        self.uri = uri.rstrip("/")
+        self._client = connect(login, workers)
+        self._folder = Folder(parts.netloc, f"{prefix}/" if prefix else "", self._client)
+        self._versioned: bool | None = None
+
+    def listed(self, prefix: str = "") -> Iterator[Stat]:
+        where = {"Bucket": self._folder.bucket, "Prefix": self._folder.prefix + prefix}
+        with plainly(self.uri):
+            versioned = self._has_versions()
+            method = "list_object_versions" if versioned else "list_objects_v2"
+            for page in self._client.get_paginator(method).paginate(**where):
+                for item in page.get("Versions" if versioned else "Contents", ()):
+                    if item.get("IsLatest", True) and not item["Key"].endswith("/"):
+                        yield self._stat(item["Key"], item["Size"], item)
+
+    def _stat(self, key: str, size: int, item: Any) -> Stat:
+        modified = item["LastModified"].astimezone(datetime.UTC).isoformat(timespec="seconds")
+        version = item.get("VersionId") or ""
+        # `null` is the version of what was written before the bucket had versions: it may be replaced.
+        version = "" if version == "null" else version
+        return Stat(key.removeprefix(self._folder.prefix), size, modified, item["ETag"], version)
+
+    def _has_versions(self) -> bool:
+        from botocore.exceptions import ClientError
+
+        if self._versioned is None:
+            try:
+                answer = self._client.get_bucket_versioning(Bucket=self._folder.bucket)
+                self._versioned = answer.get("Status") in ("Enabled", "Suspended")
+            except ClientError:  # not allowed, or not known to this store
+                self._versioned = False
+        return self._versioned
+
+    @contextlib.contextmanager
+    def reading(self, key: str, version: str = "") -> Iterator[tuple[Stat, Source]]:
+        whole = self._folder.prefix + key
+        where = {"Bucket": self._folder.bucket, "Key": whole}
+        with plainly(f"{self.uri}/{key}"):
+            answer = self._client.get_object(**where, **({"VersionId": version} if version else {}))
+            with contextlib.closing(answer["Body"]) as body:
+                yield self._stat(whole, answer["ContentLength"], answer), body
+
+    def writing(self, key: str) -> AbstractContextManager[Sink]:
+        return self._folder.writing(key)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        self._folder.delete(keys)
+
+    def clean(self) -> None:
+        self._folder.abort_uploads()
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class FileTree:
+    """What is below a folder. Links are never followed: what they lead to is somebody else's."""
+
+    def __init__(self, uri: str, *, create: bool = False) -> None:
+        """`uri` is a path or `file:///path`. Raises `BadInput` where there is no such folder here."""
+        parts = urlsplit(uri)
+        self._root = Path(os.path.normpath(unquote(parts.path) if parts.scheme == "file" else uri))
+        self.uri = f"file://{self._root}"
+        if not self._root.is_absolute() or self._root == Path("/"):
+            raise BadInput(f"{uri} is no folder for objects", remedy="write its absolute path")
+        try:
+            if create:
+                self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{uri}: {error.strerror}", remedy="name a folder that can be made") from error
+        if not self._root.is_dir():
+            raise BadInput(f"{uri}: there is no such folder on this machine", remedy="name one that is")
+
+    def listed(self, prefix: str = "") -> Iterator[Stat]:
+        top = prefix.rpartition("/")[0]
+        for folder, inside, names in os.walk(self._root / top, onerror=_refuse):
+            inside.sort()
+            for name in sorted(names):
+                path = Path(folder) / name
+                key = str(path.relative_to(self._root))
+                if name.startswith(_UNFINISHED) or not key.startswith(prefix):
+                    continue
+                try:
+                    about = path.lstat()
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(about.st_mode):
+                    yield _file(key, about)
+
+    @contextlib.contextmanager
+    def reading(self, key: str, version: str = "") -> Iterator[tuple[Stat, Source]]:  # noqa: ARG002 - a folder has none
+        path = self._path(key)
+        try:
+            with path.open("rb") as file:
+                before = _file(key, os.fstat(file.fileno()))
+                yield before, file
+                if not before.same(_file(key, os.fstat(file.fileno()))):
+                    raise Rejected(f"{path} was written to while it was read", code="Changed")
+        except FileNotFoundError as error:
+            raise Rejected(f"{path} is not there", code="NoSuchKey") from error
+        except OSError as error:
+            raise Fatal(f"{path}: {error.strerror}", remedy="check the disk and its rights") from error
+
+    @contextlib.contextmanager
+    def writing(self, key: str) -> Iterator[Sink]:
+        path = self._path(key)
+        unfinished = path.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                with unfinished.open("xb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                unfinished.replace(path)
+                _to_disk(path.parent)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise Fatal(f"{path}: {error.strerror}", remedy="check the disk and its rights") from error
+
+    def delete(self, keys: Iterable[str]) -> None:
+        folders = set()
+        for key in keys:
+            path = self._path(key)
+            path.unlink(missing_ok=True)
+            folders.add(path.parent)
+        for folder in folders:
+            while folder != self._root:
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break  # not empty, or gone
+                folder = folder.parent
+
+    def clean(self) -> None:
+        for path in self._root.rglob(f"{_UNFINISHED}*"):
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _path(self, key: str) -> Path:
+        if posixpath.normpath(key) != key or key.startswith(("/", "..")):
+            raise BadInput(f"the key {key!r} is no path below {self._root}", remedy="use a bucket instead")
+        return self._root / key
+
+
+def _to_disk(folder: Path) -> None:
+    """The names in a folder: else a power loss may keep what names a file, and lose the file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be listed must not pass for an empty one; one that has vanished may."""
+    if not isinstance(error, FileNotFoundError):
+        what = f"{error.filename}: {error.strerror}"
+        raise Fatal(what, remedy="run this as somebody who may read it") from error
+
+
+def _file(key: str, about: os.stat_result) -> Stat:
+    return Stat(key, about.st_size, str(about.st_mtime_ns), f"{about.st_ino}-{about.st_ctime_ns}")
+
+
+def tree(uri: str, login: S3Login, *, create: bool = False) -> Tree:
+    """The tree at `s3://BUCKET/PREFIX`, `file:///FOLDER` or `/FOLDER`."""
+    return S3Tree(uri, login) if uri.startswith("s3://") else FileTree(uri, create=create)

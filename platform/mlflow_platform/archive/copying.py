@@ -1,0 +1,154 @@
+"""Objects from one store to another, with their digests, some at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from mlflow_platform.adapters.object_store import ObjectStore, Stream
+from mlflow_platform.adapters.retry import backoff
+from mlflow_platform.archive.manifest import REMEDY, Corrupted, File, Manifest
+from mlflow_platform.errors import Transient
+
+#: Objects under way at once; each needs a part of an upload in memory, some times over (adapters/s3.py).
+WORKERS = 4
+_CHUNK = 1024 * 1024
+_TRIES = 4
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Digest:
+    """A stream that counts and hashes what is read. At its end it raises `Corrupted` where that is not what
+    was `expected` (bytes, sha256 in hexadecimal digits), so that no wrong object is ever finished."""
+
+    def __init__(self, content: Stream, name: str = "", expected: tuple[int, str] | None = None) -> None:
+        self._content, self._name, self._expected = content, name, expected
+        self._hash = hashlib.sha256()
+        self.bytes = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """As much as was asked for, less only at the end."""
+        found = self._content.read(size)
+        while size >= 0 and len(found) < size and (more := self._content.read(size - len(found))):
+            found += more
+        self._hash.update(found)
+        self.bytes += len(found)
+        if (size < 0 or len(found) < size) and self._expected not in (None, (self.bytes, self.sha256)):
+            raise Corrupted(
+                f"{self._name} is not what was archived: {self.bytes:,} bytes, sha256 {self.sha256}",
+                remedy=REMEDY,
+            )
+        return found
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        self._content.close()
+
+
+def repeated(call: Callable[[], T]) -> T:
+    """Repeat what fails in passing, some times."""
+    for attempt in range(1, _TRIES):
+        try:
+            return call()
+        except Transient:
+            time.sleep(backoff(attempt))
+    return call()
+
+
+def copy(
+    source: ObjectStore,
+    key: str,
+    target: ObjectStore,
+    to: str,
+    size: int,
+    expected: tuple[int, str] | None = None,
+) -> tuple[int, str] | None:
+    """Copy an object; its bytes and sha256, or None where there is none. With `expected`, raises `Corrupted`
+    and writes nothing where it is another."""
+
+    def once() -> tuple[int, str] | None:
+        content = source.open(key)
+        if content is None:
+            return None
+        with closing(content):
+            digest = Digest(content, f"{source.uri}/{key}", expected)
+            target.put(to, digest, size)
+            return digest.bytes, digest.sha256
+
+    return repeated(once)
+
+
+def digest_of(store: ObjectStore, key: str) -> tuple[int, str] | None:
+    """Bytes and sha256 of an object; None where there is none."""
+
+    def once() -> tuple[int, str] | None:
+        content = store.open(key)
+        if content is None:
+            return None
+        with closing(content):
+            digest = Digest(content)
+            while digest.read(_CHUNK):
+                pass
+            return digest.bytes, digest.sha256
+
+    return repeated(once)
+
+
+def send(store: ObjectStore, path: Path, to: str) -> tuple[int, str]:
+    """Write a local file to a store; its bytes and sha256."""
+
+    def once() -> tuple[int, str]:
+        with path.open("rb") as file:
+            digest = Digest(file)
+            store.put(to, digest, path.stat().st_size)
+            return digest.bytes, digest.sha256
+
+    return repeated(once)
+
+
+@contextmanager
+def fetched(store: ObjectStore, manifest: Manifest, file: File) -> Iterator[Path]:
+    """One of an archive's files on this machine. Raises `Corrupted`, with its name, where it is another."""
+    key = manifest.folder + file.path
+    with tempfile.TemporaryDirectory(prefix="mlplatform-archive-") as folder:
+        path = Path(folder) / "file.parquet"
+
+        def once() -> None:
+            content = store.open(key)
+            if content is None:
+                raise Corrupted(f"{store.uri}/{key} is missing", remedy=REMEDY)
+            with closing(content), path.open("wb") as local:
+                shutil.copyfileobj(
+                    Digest(content, f"{store.uri}/{key}", (file.bytes, file.sha256)), local, _CHUNK
+                )
+
+        repeated(once)
+        yield path
+
+
+def parallel(work: Callable[[U], T], items: Iterable[U]) -> Iterator[T]:
+    """The results of `work`, some at a time, as they come. The first error ends it."""
+    running: set[Future[T]] = set()
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="archive") as pool:
+        try:
+            for item in items:
+                running.add(pool.submit(work, item))
+                if len(running) >= 2 * WORKERS:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            for future in as_completed(running):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
