@@ -28,6 +28,7 @@ class Workload:
     experiment: str
     folder: Path
     printed: dict[str, Any] = field(default_factory=dict)
+    output: str = ""
     warnings: str = ""
 
     @property
@@ -86,7 +87,7 @@ class Workloads:
         assert delivered.returncode == 0, delivered.stdout + delivered.stderr
         lines = done.stdout.strip().splitlines()
         printed = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-        return Workload(self.client, experiment, folder, printed, done.stderr)
+        return Workload(self.client, experiment, folder, printed, done.stdout, done.stderr)
 
     def run_plain(self, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
         """A program that logs to no server of ours; $MLFLOW_TRACKING_URI is not set."""

@@ -121,7 +121,8 @@ class Run(Recorder):
         """Create the run. Attached, it is also the active run of MLflow in this thread, which autologging
         and traces then belong to."""
         self._began = time.perf_counter()
-        self.parent = self._tracker.current() if self._kind == "stage" else self._tracker.here()
+        if self.parent is None:
+            self.parent = self._tracker.current() if self._kind == "stage" else self._tracker.here()
         session = self._tracker.session
         if session.tracking:
             session.guard.call("start of a run", self._create, attach)
@@ -154,15 +155,19 @@ class Run(Recorder):
             mlflow.start_run(run_id=self.run_id, nested=True)
             self._attached = True
 
-    def close(self, error: BaseException | None) -> None:
-        """End the run: FINISHED without an error, KILLED by an interrupt, else FAILED."""
-        self.log_metrics({"latency_seconds": time.perf_counter() - self._began})
+    def close(self, error: BaseException | None, timed: str = "latency_seconds") -> None:
+        """End the run: FINISHED without an error, KILLED by an interrupt, else FAILED. `timed` names the
+        metric of the seconds since it began."""
+        self.log_metrics({timed: time.perf_counter() - self._began})
         if self._kind == "job" and not self._outcome_given:
             self.set_tags({"outcome": "error" if error else "success"})
-        ended = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
-        self._tracker.note("end_run", run_id=self.run_id, status=ended)
+        self.end("FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED")
+
+    def end(self, status: str) -> None:
+        """End the run with a status of MLflow's: FINISHED, FAILED or KILLED."""
+        self._tracker.note("end_run", run_id=self.run_id, status=status)
         if self.run_id:
-            self._tracker.session.guard.call("end of a run", self._end, ended)
+            self._tracker.session.guard.call("end of a run", self._end, status)
 
     def _end(self, status: str) -> None:
         connection = self._tracker.session.open()
