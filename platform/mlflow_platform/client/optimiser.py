@@ -169,7 +169,7 @@ class AsyncMLflowTracker:
         return await self.read(found)
 
     async def read(self, reading: Callable[[Any], T]) -> T:
-        """What `reading` makes of MLflow's client. Raises what that does; `BadInput` where tracking is off."""
+        """What `reading` makes of MLflow's client. Raises what that does; `BadInput` with tracking off."""
         return await asyncio.to_thread(lambda: reading(self.tracker.session.need().client))
 
 
