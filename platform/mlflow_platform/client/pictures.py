@@ -180,14 +180,16 @@ def _graph(links: Sequence[Link], columns: Mapping[str, int], title: str, heads:
         places[name] = (x, top + offset + row * (_BOX_HEIGHT + _GAP_Y))
     width = 2 * _MARGIN + (max(columns.values()) + 1) * (_BOX_WIDTH + _GAP_X) - _GAP_X
     height = top + most * (_BOX_HEIGHT + _GAP_Y) - _GAP_Y + _MARGIN
-    parts = [
-        f'<text x="{_MARGIN}" y="{_MARGIN + 6}" font-size="18" font-weight="600" '
-        f'fill="{_INK}">{escape(title)}</text>'
-    ]
+    at = f'x="{_MARGIN}" y="{_MARGIN + 6}"'
+    parts = [f'<text {at} font-size="18" font-weight="600" fill="{_INK}">{escape(title)}</text>']
     for column, head in heads.items():
         x = _MARGIN + column * (_BOX_WIDTH + _GAP_X)
         parts.append(f'<text x="{x}" y="{_MARGIN + 36}" font-size="12" fill="{_GREY}">{escape(head)}</text>')
-    parts += [_arrow(link, places) for link in links]
+    back = [link for link in links if columns[link.target] < columns[link.source]]
+    for i, link in enumerate(links):
+        lane = height - _MARGIN + 18 + 14 * back.index(link) if link in back else 0
+        parts.append(_arrow(link, places, lane, 0.35 if i % 2 else 0.65))
+    height += 14 * len(back)
     parts += [_box(name, *place) for name, place in places.items()]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" '
@@ -212,26 +214,28 @@ def _box(name: str, x: float, y: float) -> str:
     )
 
 
-def _arrow(link: Link, places: Mapping[str, tuple[float, float]]) -> str:
+def _arrow(link: Link, places: Mapping[str, tuple[float, float]], lane: float, along: float) -> str:
+    """Forwards a curve with its label at `along` of it; within a column a bow at its right; backwards a way
+    round below all boxes, at `lane`."""
     (x1, y1), (x2, y2) = places[link.source], places[link.target]
-    forward = x2 > x1
-    mid = _BOX_HEIGHT / 2
-    if forward:
-        start, end = (x1 + _BOX_WIDTH, y1 + mid), (x2 - 2, y2 + mid)
-        bend = (end[0] - start[0]) / 2
-        curve = f"C{start[0] + bend} {start[1]} {end[0] - bend} {end[1]} {end[0]} {end[1]}"
-        label = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 - 6)
+    x1, y1, y2 = x1 + _BOX_WIDTH, y1 + _BOX_HEIGHT / 2, y2 + _BOX_HEIGHT / 2
+    if lane:
+        x, y = (x1 + x2) / 2, lane - 3
+        way = f"M{x1} {y1 + 14}H{x1 + 18}V{lane}H{x2 - 18}V{y2 + 14}H{x2 - 2}"
+    elif x2 > x1:
+        bend = (x2 - x1) / 2
+        x = x1 + (x2 - x1) * along
+        # The curve's height there: its ends are level, as 3t^2 - 2t^3.
+        y = y1 + (y2 - y1) * along * along * (3 - 2 * along) - 6
+        way = f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2 - 2} {y2}"
     else:
-        # Back, or within a column: below the boxes, so that it does not cross them.
-        start, end = (x1 + _BOX_WIDTH / 2, y1 + _BOX_HEIGHT), (x2 + _BOX_WIDTH / 2, y2 + _BOX_HEIGHT + 2)
-        low = max(start[1], end[1]) + 26
-        curve = f"C{start[0]} {low} {end[0]} {low} {end[0]} {end[1]}"
-        label = ((start[0] + end[0]) / 2, low - 2)
+        x, y = x1 + 34, (y1 + y2) / 2
+        way = f"M{x1} {y1}C{x1 + 46} {y1} {x1 + 46} {y2} {x1 + 2} {y2}"
     text = " ".join(filter(None, [link.label, f"{link.weight:.2f}"]))
     return (
-        f'<path d="M{start[0]} {start[1]}{curve}" fill="none" stroke="{_GREY}" '
+        f'<path d="{way}" fill="none" stroke="{_GREY}" '
         f'stroke-width="{1 + 3 * link.weight:.1f}" marker-end="url(#tip)"/>'
-        f'<text x="{label[0]}" y="{label[1]}" text-anchor="middle" font-size="11" fill="{_GREY}" '
+        f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle" font-size="11" fill="{_GREY}" '
         f'stroke="#fff" stroke-width="3" paint-order="stroke">{escape(text)}</text>'
     )
 
