@@ -1,15 +1,17 @@
-"""The fake model as a chat model of LangChain's."""
+"""The fake model as a chat model of LangChain's, and a retriever of what it knows."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.callbacks import CallbackManagerForLLMRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.retrievers import BaseRetriever
 
-from fake_model import answer, tokens
+from fake_model import FACTS, answer, ranked, tokens
 
 
 class FakeChatModel(BaseChatModel):
@@ -43,3 +45,15 @@ class FakeChatModel(BaseChatModel):
         used = {"input_tokens": tokens(prompt), "output_tokens": tokens(said)}
         message = AIMessage(said, usage_metadata={**used, "total_tokens": sum(used.values())})
         return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+class FactRetriever(BaseRetriever):
+    """Finds the `k` facts that are most like a question."""
+
+    k: int = 3
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        best = ranked(query, FACTS)[: self.k]
+        return [Document(text, metadata={"score": round(score, 3)}) for score, text in best]

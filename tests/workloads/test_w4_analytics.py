@@ -112,7 +112,7 @@ def test_w4_2_a_callback_handler_logs_calls_of_models_and_who_made_them(analytic
     first, second = traces_of(analytics, "open")
     assert first.info.tags["agent_brand"] == second.info.tags["agent_brand"] == "aurora"
     spans = {s.name: s for s in first.data.spans}
-    assert set(spans) == {"LangGraph", "retrieve", "Facts", "write", "FakeChatModel"}
+    assert set(spans) == {"LangGraph", "retrieve", "FactRetriever", "write", "FakeChatModel"}
     call = spans["FakeChatModel"]
     assert (call.span_type, call.parent_id) == ("CHAT_MODEL", spans["write"].span_id)
     (messages,) = call.inputs["messages"]

@@ -45,7 +45,7 @@ class AgentSettings:
             raise BadDocuments(
                 [Problem("an agent's settings are a mapping", where=Location(str(path), 1, 1))]
             )
-        marks = {key.value: key.start_mark for key, _ in node.value}
+        marks = {key.value: key.start_mark for key, _ in node.value} if node else {}
         problems = []
         for name, kind in _LOGGING.items():
             if name in values and not isinstance(values[name], kind):

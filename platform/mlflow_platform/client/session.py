@@ -29,14 +29,21 @@ class Connection:
 class Session:
     """Opens the connection once, for as many threads as ask; failing that, warns once and stays shut.
 
-    A configuration may be given as settings, which are laid over the environment's; a mistake in them
+    Without a configuration the environment's is taken, with the arguments laid over it; a mistake in it
     is a warning like every other failure. `tracking` and `tracing` say which half is on.
     """
 
-    def __init__(self, config: MLflowConfig | None = None, **settings: object) -> None:
+    def __init__(
+        self,
+        config: MLflowConfig | None = None,
+        *,
+        tracking_uri: str | None = None,
+        experiment_name: str | None = None,
+    ) -> None:
         self.guard = Guard()
         if config is None:
-            config = self.guard.call("settings", lambda: MLflowConfig.from_environment(**settings))
+            given: dict[str, Any] = {"tracking_uri": tracking_uri, "experiment_name": experiment_name}
+            config = self.guard.call("settings", lambda: MLflowConfig.from_environment(**given))
         self.config = config or MLflowConfig(tracking=False, tracing=False)
         self.tracking, self.tracing = self.config.tracking, self.config.tracing
         self._lock = threading.Lock()

@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import optuna
-from langchain_core.callbacks import CallbackManagerForRetrieverRun
-from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage, SystemMessage
-from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 
-from fake_langchain import FakeChatModel
-from fake_model import FACTS, ranked
+from fake_langchain import FactRetriever, FakeChatModel
 from mlflow_platform.client import AgentRegistry, AgentSettings, MLflowTracker
 from mlflow_platform.client.frameworks.langchain import MLflowCallbackHandler
 from mlflow_platform.client.frameworks.optuna import track_study
@@ -29,17 +25,7 @@ class State(TypedDict, total=False):
     answer: str
 
 
-class Facts(BaseRetriever):
-    k: int = 2
-
-    def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
-    ) -> list[Document]:
-        best = ranked(query, FACTS)[: self.k]
-        return [Document(text, metadata={"score": round(score, 3)}) for score, text in best]
-
-
-retriever, model = Facts(), FakeChatModel(temperature=0.1)
+retriever, model = FactRetriever(k=2), FakeChatModel(temperature=0.1)
 
 
 def retrieve(state: State, config: RunnableConfig) -> State:
