@@ -46,7 +46,7 @@ class FakeEngine:
         return {}
 
     @classmethod
-    def load_state(cls, state: dict[str, Any]) -> Self:  # noqa: ARG003 - DSPy's signature
+    def load_state(cls, state: dict[str, Any]) -> Self:
         return cls()
 
 

@@ -18,6 +18,8 @@ from mlflow_platform.local import Stack
 from tests.client.programs import Logging
 
 PROGRAMS = Path(__file__).parent / "programs"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 
 
 @dataclass
@@ -71,7 +73,9 @@ class Workloads:
         settings = {
             "MLFLOW_TRACKING_URI": logging.uri,
             "MLFLOW_EXPERIMENT_NAME": experiment,
-            "PYTHONPATH": os.pathsep.join([str(PROGRAMS.parents[2]), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, EXAMPLES))),
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "MPLBACKEND": "agg",
             **variables,
         }
         done = subprocess.run(

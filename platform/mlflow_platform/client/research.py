@@ -48,8 +48,9 @@ class ResearchTracker(MLflowTracker):
     ) -> Run:
         """The run of one question, a context manager, with its params and tags. Those that are None are left
         out; a longer question than MLflow keeps is cut, and whole in `query.txt`."""
+        ontology_name = Path(ontology).stem or ontology
         about = {
-            "ontology_name": Path(ontology).stem or ontology,
+            "ontology_name": ontology_name,
             "query_type": query_type,
             "has_memory": str(has_memory).lower(),
         }
@@ -60,9 +61,7 @@ class ResearchTracker(MLflowTracker):
             "model": model,
             **params,
         }
-        return _QueryRun(
-            self, run_name or _name(about["ontology_name"], query), {**self.tags, **about}, asked
-        )
+        return _QueryRun(self, run_name or _name(ontology_name, query), {**self.tags, **about}, asked)
 
     def log_outcome(
         self,
