@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_platform.local import Stack
-from tests.bench import logging, operator, render, retention, scale, search, startup, throughput
+from tests.bench import logging, operator, programs, render, retention, scale, search, startup, throughput
 
 
 def with_stack(measure: Callable[[dict[str, str], Path], bool]) -> bool:
@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[], bool]] = {
     "scale": lambda: with_stack(scale.main),
     "throughput": lambda: with_stack(lambda _, scratch: throughput.main(Stack(scratch / "stack"), scratch)),
     "logging": lambda: with_stack(logging.main),
+    "programs": lambda: with_stack(programs.main),
     "retention": lambda: with_stack(retention.main),
     "search": lambda: with_stack(search.main),
     "operator": lambda: with_stack(operator.main),

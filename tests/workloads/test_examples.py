@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.workloads.conftest import EXAMPLES, Workload, Workloads
+from tests.workloads.ran import EXAMPLES, Workload, Workloads
+
+pytest_plugins = ("tests.workloads.fixtures",)
 
 #: Runs one notebook from top to bottom in a kernel of its own, and prints what its cells print.
 _NOTEBOOK = """

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.workloads.conftest import Workload, Workloads
+from tests.workloads.ran import Workload, Workloads
+
+pytest_plugins = ("tests.workloads.fixtures",)
 
 _QUESTION = "What is an activity in PROV?"
 

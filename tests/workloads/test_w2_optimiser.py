@@ -15,7 +15,9 @@ import pytest
 from mlflow_platform.client import MLflowConfig
 from mlflow_platform.errors import BadInput
 from mlflow_platform.local import Stack
-from tests.workloads.conftest import Workload, Workloads
+from tests.workloads.ran import Workload, Workloads
+
+pytest_plugins = ("tests.workloads.fixtures",)
 
 
 def mlplatform(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,9 @@ import pytest
 from mlflow_platform.client.run import Recorder
 from mlflow_platform.client.training import log_sample_predictions
 from mlflow_platform.errors import BadInput
-from tests.workloads.conftest import Workload, Workloads
+from tests.workloads.ran import Workload, Workloads
+
+pytest_plugins = ("tests.workloads.fixtures",)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ from mlflow_platform.client import AgentSettings
 from mlflow_platform.config import load
 from mlflow_platform.errors import BadDocuments
 from mlflow_platform.local import Stack
-from tests.workloads.conftest import Workload, Workloads
+from tests.workloads.ran import Workload, Workloads
+
+pytest_plugins = ("tests.workloads.fixtures",)
 
 BRANDS, TIERS = ("north", "south", "east"), ("gold", "silver", "bronze", "trial", "internal")
 

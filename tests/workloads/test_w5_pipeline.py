@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from tests.workloads.conftest import Workload, Workloads
+from tests.workloads.ran import Workload, Workloads
+
+pytest_plugins = ("tests.workloads.fixtures",)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from mlflow_platform.client.config import MLflowConfig
 from mlflow_platform.client.events import as_json
 from mlflow_platform.client.improvement import Samples, improvement, significance
 from mlflow_platform.client.names import run_name
-from mlflow_platform.client.run import Run
+from mlflow_platform.client.run import NO_RUN, Run
 from mlflow_platform.client.tracker import MLflowTracker
 from mlflow_platform.errors import Rejected
 
@@ -190,12 +190,15 @@ class AsyncRun:
         return self._run.name
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._run.open, attach=False)
-        self._tracker.push(self._run)
+        if self._run is not NO_RUN:
+            await asyncio.to_thread(self._run.open, attach=False)
+            self._tracker.push(self._run)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._run is NO_RUN:
+            return
         self._tracker.pop(self._run)
         await asyncio.to_thread(self._run.close, error, "duration_seconds")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_platform.client.run import Run
+from mlflow_platform.client.run import NO_RUN, Run
 from mlflow_platform.client.tracker import MLflowTracker
 
 DEFAULT_EXPERIMENT = "ontology-queries"
@@ -48,6 +48,8 @@ class ResearchTracker(MLflowTracker):
     ) -> Run:
         """The run of one question, a context manager, with its params and tags. Those that are None are left
         out; a longer question than MLflow keeps is cut, and whole in `query.txt`."""
+        if self._idle:
+            return NO_RUN
         ontology_name = Path(ontology).stem or ontology
         about = {
             "ontology_name": ontology_name,

@@ -21,8 +21,13 @@ class Recorder:
     Nothing here raises or returns anything: see `Guard`.
     """
 
+    #: Nothing is logged to anywhere: every call returns at once.
+    _idle = False
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; those that are None are left out."""
+        if self._idle:
+            return
         kept = {k: str(v) for k, v in params.items() if v is not None}
 
         def send(client: Any, run_id: str) -> None:
@@ -35,6 +40,8 @@ class Recorder:
 
     def log_metrics(self, metrics: Mapping[str, float | bool | None], step: int | None = None) -> None:
         """Log numbers of now, at a step or epoch if one is given; those that are None are left out."""
+        if self._idle:
+            return
         now = time.time_ns() // 1_000_000
         kept = {k: v for k, v in metrics.items() if v is not None}
 
@@ -48,6 +55,8 @@ class Recorder:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; those that are None are left out."""
+        if self._idle:
+            return
         kept = {k: str(v) for k, v in tags.items() if v is not None}
 
         def send(client: Any, run_id: str) -> None:
@@ -60,11 +69,15 @@ class Recorder:
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Log a file, in a folder of the run's artifacts if one is given."""
+        if self._idle:
+            return
         named = {"path": str(path), "folder": folder}
         self._record("log_artifact", named, lambda client, run: client.log_artifact(run, str(path), folder))
 
     def log_dict_artifact(self, content: Mapping[str, Any] | list[Any], file: str) -> None:
         """Log a JSON (or, by its name, YAML) file; what JSON has no numbers for becomes text."""
+        if self._idle:
+            return
         plain = as_json(content)
         self._record(
             "log_dict_artifact", {"file": file}, lambda client, run: client.log_dict(run, plain, file)
@@ -72,6 +85,8 @@ class Recorder:
 
     def log_text_artifact(self, text: str, file: str) -> None:
         """Log a text file; its name's ending says what it is."""
+        if self._idle:
+            return
         self._record(
             "log_text_artifact", {"file": file}, lambda client, run: client.log_text(run, text, file)
         )
@@ -189,6 +204,8 @@ class Run(Recorder):
 class NoRun(Run):
     """Stands for every run where tracking is off."""
 
+    _idle = True
+
     def __init__(self) -> None:
         self.name = None
 
@@ -198,16 +215,16 @@ class NoRun(Run):
     def __exit__(self, *_: object) -> None:
         pass
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
+    def open(self, *, attach: bool) -> None:
         pass
 
-    def log_metrics(self, metrics: Mapping[str, float | bool | None], step: int | None = None) -> None:
+    def close(self, error: BaseException | None, timed: str = "latency_seconds") -> None:
+        pass
+
+    def end(self, status: str) -> None:
         pass
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        pass
-
-    def _record(self, event: str, detail: dict[str, Any], send: Any) -> None:
         pass
 
 

@@ -62,14 +62,6 @@ class MLflowTracker(Recorder):
             return NO_RUN
         return Run(self, stage, {**self.tags, "stage": stage, **(tags or {})}, kind="stage")
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        if not self._idle:
-            super().log_params(params)
-
-    def log_metrics(self, metrics: Mapping[str, float | bool | None], step: int | None = None) -> None:
-        if not self._idle:
-            super().log_metrics(metrics, step)
-
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         if self._idle:
             return

@@ -7,12 +7,9 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from mlflow_platform.local import Stack
 from tests.client.programs import Logging
@@ -104,16 +101,3 @@ class Workloads:
     def stop(self) -> None:
         for logging in self.spools:
             logging.stop_shipper()
-
-
-@pytest.fixture(scope="session")
-def workloads(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workloads]:
-    import mlflow
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in stack.endpoints().environment().items():
-            patch.setenv(name, value)
-        client = mlflow.MlflowClient(stack.endpoints().tracking_uri)
-        made = Workloads(stack, tmp_path_factory.mktemp("workloads"), client)
-        yield made
-        made.stop()
