@@ -87,7 +87,7 @@ class Workloads:
         delivered = logging.sync()
         assert delivered.returncode == 0, delivered.stdout + delivered.stderr
         lines = done.stdout.strip().splitlines()
-        printed = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+        printed = json.loads(lines[-1]) if lines and lines[-1].startswith('{"') else {}
         return Workload(self.client, experiment, folder, printed, done.stdout, done.stderr)
 
     def run_plain(self, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
