@@ -27,6 +27,7 @@ VENV := .venv/.made
 RUNTIME := .venv/.runtime
 PROJECT := .venv/.project
 DEV := .venv/.dev
+EXAMPLES := .venv/.examples
 
 .PHONY: help up down status render deploy undeploy manifests test test-cluster soak check bench lint docs sbom lock
 
@@ -62,16 +63,16 @@ lint: $(DEV) $(PROJECT) ## Formatting, lints, types, the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-test: $(DEV) $(PROJECT) ## Run the tests on real servers (ARGS=tests/unit for some)
+test: $(EXAMPLES) $(PROJECT) ## Run the tests on real servers (ARGS=tests/unit for some)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-cluster: $(DEV) $(PROJECT) ## Run the tests on a real Kubernetes; needs root
 	@$(BIN)/python -m pytest tests/cluster tests/operator
 
-soak: $(DEV) $(PROJECT) ## Run the long sweeps, for an hour or so; needs root
+soak: $(EXAMPLES) $(PROJECT) ## Run the long sweeps, for an hour or so; needs root
 	@$(BIN)/python -m pytest -m soak -s tests
 
-bench: $(DEV) $(PROJECT) ## Measure against the bars that the documents promise
+bench: $(EXAMPLES) $(PROJECT) ## Measure against the bars that the documents promise
 	@$(BIN)/python -m tests.bench
 
 docs: $(RUNTIME) $(PROJECT) ## Write the reference pages from the models and commands
@@ -94,6 +95,8 @@ lock: $(DEV) ## Write the locks anew from pyproject.toml (UPGRADE=1: latest vers
 	  --output-file platform/requirements-server.txt pyproject.toml
 	$(LOCK) --extra local --extra kubernetes --extra client --extra dev \
 	  --constraint platform/requirements.txt --output-file platform/requirements-dev.txt pyproject.toml
+	$(LOCK) --extra local --extra kubernetes --extra client --extra dev --extra examples \
+	  --constraint platform/requirements-dev.txt --output-file platform/requirements-examples.txt pyproject.toml
 
 $(VENV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -110,6 +113,12 @@ $(RUNTIME): platform/requirements.txt | $(VENV)
 
 $(DEV): platform/requirements-dev.txt | $(VENV)
 	@echo "Installing the development tools into .venv ..."
+	@$(PIP) install --quiet --require-hashes --requirement $<
+	@touch $@
+
+# What examples and notebooks use; the tests run them.
+$(EXAMPLES): platform/requirements-examples.txt | $(DEV)
+	@echo "Installing what the examples use into .venv ..."
 	@$(PIP) install --quiet --require-hashes --requirement $<
 	@touch $@
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from mlflow_platform.adapters.mlflow import MlflowApi
+from mlflow_platform.client import MLflowConfig
+from mlflow_platform.errors import BadInput
 from mlflow_platform.local import Stack
+from tests.workloads.ran import Workload, Workloads
+
+pytest_plugins = ("tests.workloads.fixtures",)
 
 
 def mlplatform(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,6 +42,138 @@ def test_w2_9_doctor_checks_server_database_bucket_disk_and_credentials(stack: S
     names = " ".join(check["name"] for check in json.loads(done.stdout)["checks"])
     for subject in ("server", "database", "bucket", "disk", "login"):
         assert subject in names, names
+
+
+_COMPUTED = {
+    "baseline_success_rate": 0.2,
+    "baseline_avg_cost": 0.02,
+    "baseline_avg_latency_ms": 120.0,
+    "baseline_quality_score": 0.5,
+    "optimized_success_rate": 0.8,
+    "optimized_avg_cost": 0.015,
+    "optimized_avg_latency_ms": 90.0,
+    "optimized_quality_score": 0.75,
+    "success_rate_improvement": 0.6,
+    "cost_reduction": 0.005,
+    "latency_reduction_ms": 30.0,
+    "quality_improvement": 0.25,
+    "improvement_percentage": 300.0,
+    "iterations": 7.0,
+    # 12 of the 20 examples changed, all for the better: 2 * 0.5 ** 12.
+    "statistical_significance": 2 * 0.5**12,
+}
+
+
+@pytest.fixture(scope="module")
+def optimised(workloads: Workloads) -> Workload:
+    return workloads.run("optimiser.py", "read")
+
+
+def best(optimised: Workload) -> Any:
+    return optimised.client.get_run(optimised.printed["run"])
+
+
+def test_w2_2_the_configuration_is_checked_and_honours_its_variables(optimised: Workload) -> None:
+    variables = {
+        "MLFLOW_TRACKING_URI": "https://mlflow.example.com",
+        "MLFLOW_EXPERIMENT_NAME": "tuning",
+        "MLFLOW_ARTIFACT_LOCATION": "s3://bucket/tuning",
+        "MLFLOW_REGISTRY_URI": "https://registry.example.com",
+        "MLFLOW_TRACKING_USERNAME": "ada",
+        "MLFLOW_TRACKING_PASSWORD": "a secret",
+    }
+    config = MLflowConfig.from_environment(variables, experiment_name="mine")
+    assert (config.tracking_uri, config.uri) == (
+        "https://mlflow.example.com",
+        "durable+https://mlflow.example.com",
+    )
+    assert config.experiment_name == "mine"
+    assert config.artifact_location == "s3://bucket/tuning"
+    assert config.registry_uri == "https://registry.example.com"
+    assert config.variables() == {k: v for k, v in variables.items() if "USERNAME" in k or "PASSWORD" in k}
+    assert "a secret" not in repr(config)
+    # Honoured by a program on the real server: its experiment is the variable's, its login got it in.
+    assert best(optimised).info.experiment_id == optimised.experiment_id
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tracking_uri": "htp://x"}, "tracking_uri has the unknown scheme 'htp'"),
+        ({"tracking_uri": "http://"}, "tracking_uri names no host"),
+        ({"tracking_uri": " "}, "tracking_uri is empty"),
+        ({"registry_uri": "a b"}, "registry_uri is empty or has blanks"),
+        ({"artifact_location": "s4://x"}, "artifact_location has the unknown scheme 's4'"),
+        ({"experiment_name": ""}, "experiment_name is not a name"),
+        ({"experiment_name": "x" * 501}, "experiment_name is not a name"),
+        ({"password": "a secret"}, "username is missing"),
+    ],
+)
+def test_w2_2_a_mistake_is_one_message_that_names_the_variable(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(said)) as caught:
+        MLflowConfig(**settings)
+    assert "a secret" not in str(caught.value)
+    assert "MLFLOW_" in str(caught.value)
+
+
+def test_w2_2_an_artifact_location_is_where_the_experiment_keeps_its_artifacts(
+    workloads: Workloads, tmp_path: Path
+) -> None:
+    ran = workloads.run("optimiser.py", MLFLOW_ARTIFACT_LOCATION=str(tmp_path / "kept"))
+    experiment = ran.client.get_experiment(ran.experiment_id)
+    assert experiment.artifact_location == (tmp_path / "kept").as_uri()
+
+
+def test_w2_3_metrics_have_their_exact_names_and_are_computed(optimised: Workload) -> None:
+    run = best(optimised)
+    logged = dict(run.data.metrics)
+    assert logged.pop("duration_seconds") > 0
+    assert logged == pytest.approx(_COMPUTED)
+    assert optimised.printed["metrics"] == pytest.approx(_COMPUTED)
+    assert run.data.tags["significance_test"] == "McNemar's exact test"
+
+
+def test_w2_4_artifacts_of_an_optimisation(optimised: Workload) -> None:
+    run = best(optimised)
+    listed = {
+        f.path for folder in ("", "models") for f in optimised.client.list_artifacts(run.info.run_id, folder)
+    }
+    assert listed == {
+        "training_data.json",
+        "key_improvements.txt",
+        "algorithm_parameters.json",
+        "models",
+        "models/best.pkl",
+        "models/best_metadata.json",
+    }
+    assert optimised.artifact(run, "key_improvements.txt") == "shorter prompt\ntwo demonstrations\n"
+    assert json.loads(optimised.artifact(run, "training_data.json")) == [{"question": "q", "answer": "a"}]
+    about = json.loads(optimised.artifact(run, "models/best_metadata.json"))
+    assert about["score"] == 0.8
+    assert len(about["pickle"]["sha256"]) == 64
+
+
+def test_w2_4_a_pickle_is_opened_only_as_it_was_saved(optimised: Workload) -> None:
+    assert "opened" not in optimised.output.splitlines(), "the exchanged pickle ran"
+    refused = [line for line in optimised.output.splitlines() if line.startswith("refused")]
+    assert len(refused) == 3
+    assert "not that of best_metadata.json; it is not opened" in refused[0]
+    # A model that cannot be pickled is one warning, and the program went on.
+    assert optimised.printed["failures"] == 1
+    assert "not logged (save_model)" in optimised.warnings
+
+
+def test_w2_5_the_best_run_and_searches_are_awaited(optimised: Workload) -> None:
+    assert optimised.printed["run"], "the program compared what it found with what it logged"
+
+
+def test_w2_7_names_by_pattern_and_the_same_tags_on_every_run(optimised: Workload) -> None:
+    runs = optimised.runs()
+    assert len(runs) == 3
+    for run in runs:
+        assert re.fullmatch(r"prompt-(it-s-42|worse|tampered)-\d{8}T\d{6}\.\d{6}Z", run.info.run_name)
+        tags = run.data.tags
+        assert (tags["target_type"], tags["environment"], tags["version"]) == ("prompt", "test", "1.2")
 
 
 def test_w2_8_old_runs_of_an_experiment_are_archived_and_deleted_after_a_dry_run(

@@ -1,15 +1,24 @@
-"""W4, multi-agent analytics: what is declared and created by the platform."""
+"""W4, multi-agent analytics: what the platform creates, and what its agents log."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from mlflow_platform.cli.root import run
 from mlflow_platform.cli.transfer import open_target
+from mlflow_platform.client import AgentSettings
 from mlflow_platform.config import load
+from mlflow_platform.errors import BadDocuments
 from mlflow_platform.local import Stack
+from tests.workloads.ran import Workload, Workloads
+
+pytest_plugins = ("tests.workloads.fixtures",)
 
 BRANDS, TIERS = ("north", "south", "east"), ("gold", "silver", "bronze", "trial", "internal")
 
@@ -47,3 +56,146 @@ def test_w4_1_the_examples_declare_three_brands_and_five_tiers() -> None:
     sets = [d.document.spec.matrix for d in examples.documents if d.document.kind == "ExperimentSet"]
     shapes = [{axis: len(values) for axis, values in matrix.items()} for matrix in sets]
     assert {"brand": 3, "tier": 5} in shapes
+
+
+@pytest.fixture(scope="module")
+def analytics(workloads: Workloads) -> Workload:
+    return workloads.run("analytics.py")
+
+
+def opened(analytics: Workload) -> Any:
+    return analytics.client.get_run(analytics.printed["open"])
+
+
+def traces_of(analytics: Workload, run: str) -> list[Any]:
+    return [
+        t for t in analytics.traces() if t.info.trace_metadata["mlflow.sourceRun"] == analytics.printed[run]
+    ]
+
+
+def test_w4_1_an_agents_settings_come_from_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text("mlflow_experiment: north/gold\nlog_prompts: false\nmodel: {name: fake-1}\n")
+    settings = AgentSettings.load(file)
+    assert (settings.mlflow_experiment, settings.log_prompts, settings.log_artifacts) == (
+        "north/gold",
+        False,
+        True,
+    )
+    assert settings.own == {"model": {"name": "fake-1"}}
+    file.write_text("model: x\nlog_prompts: maybe\n  log_artifacts: 1\n")
+    with pytest.raises(BadDocuments, match=re.escape(f"{file}:3:")):
+        AgentSettings.load(file)
+    file.write_text("model: x\nlog_prompts: maybe\nlog_artifacts: 1\n")
+    with pytest.raises(BadDocuments) as caught:
+        AgentSettings.load(file)
+    said = [str(p).splitlines()[0] for p in caught.value.problems]
+    assert said == [
+        f"{file}: mlflow_experiment is missing",
+        f"{file}:2:1: log_prompts is 'maybe', not true or false",
+        f"{file}:3:1: log_artifacts is 1, not true or false",
+    ]
+
+
+def test_w4_2_a_callback_handler_logs_calls_of_models_and_who_made_them(analytics: Workload) -> None:
+    assert analytics.printed["failures"] == 0
+    run = opened(analytics)
+    assert {k: run.data.tags[k] for k in ("agent_tier", "agent_brand", "agent_kpi")} == {
+        "agent_tier": "2",
+        "agent_brand": "aurora",
+        "agent_kpi": "revenue",
+    }
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens", "latency_seconds"):
+        history = analytics.client.get_metric_history(run.info.run_id, name)
+        assert [m.step for m in history if m.step] == [1, 2], name
+        assert all(m.value > 0 for m in history)
+    total = {n: run.data.metrics[n] for n in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    assert total["prompt_tokens"] + total["completion_tokens"] == total["total_tokens"]
+    first, second = traces_of(analytics, "open")
+    assert first.info.tags["agent_brand"] == second.info.tags["agent_brand"] == "aurora"
+    spans = {s.name: s for s in first.data.spans}
+    assert set(spans) == {"LangGraph", "retrieve", "FactRetriever", "write", "FakeChatModel"}
+    call = spans["FakeChatModel"]
+    assert (call.span_type, call.parent_id) == ("CHAT_MODEL", spans["write"].span_id)
+    (messages,) = call.inputs["messages"]
+    assert messages[-1] == {"role": "human", "content": "What is an activity in PROV?"}
+    assert call.outputs == analytics.printed["answer"]
+    assert call.attributes["temperature"] == 0.1
+    assert first.info.token_usage["total_tokens"] == call.attributes["total_tokens"]
+
+
+def test_w4_2_prompts_stay_here_where_the_agents_settings_say_so(analytics: Workload) -> None:
+    quiet, failed = sorted(traces_of(analytics, "hidden"), key=lambda t: t.info.request_time)
+    for trace in (quiet, failed):
+        for span in trace.data.spans:
+            assert "PROV" not in json.dumps([span.inputs, span.outputs, span.attributes]), span.name
+    (call,) = (s for s in quiet.data.spans if s.span_type == "CHAT_MODEL")
+    assert call.attributes["total_tokens"] > 0
+    assert analytics.printed["failed"] == "a node that fails"
+    assert failed.info.state == "ERROR"
+
+
+def test_w4_3_retrieval_has_its_query_documents_and_scores(analytics: Workload) -> None:
+    trace = traces_of(analytics, "open")[0]
+    (span,) = (s for s in trace.data.spans if s.span_type == "RETRIEVER")
+    assert span.inputs == {"query": "What is an activity in PROV?"}
+    assert [d["metadata"]["rank"] for d in span.outputs] == [1, 2]
+    scores = [d["metadata"]["score"] for d in span.outputs]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0
+
+
+def test_w4_4_hyperparameters_and_metrics_of_ones_own(analytics: Workload) -> None:
+    run = opened(analytics)
+    assert run.data.params == {"temperature": "0.1", "max_tokens": "100", "model_version": "fake-1"}
+    own = {k: run.data.metrics[k] for k in ("causal_confidence", "gap_score", "drift_magnitude")}
+    assert own == {"causal_confidence": 0.8, "gap_score": 0.2, "drift_magnitude": 0.05}
+
+
+def test_w4_10_versions_of_an_agent_their_history_and_the_way_back(analytics: Workload) -> None:
+    printed = analytics.printed
+    assert printed["versions"] == ["1", "2", "1", "3"], "the same configuration is the same version"
+    assert printed["stations"] == ["3", "2", "1"]
+    assert printed["configuration"] == {"temperature": 0.1, "tools": ["search"]}
+    assert printed["history"] == [
+        ["1", "release 1", False],
+        ["2", "release 2", False],
+        ["3", "release 3", False],
+        ["2", "worse", True],
+        ["1", "worse", True],
+    ]
+    model = analytics.client.get_registered_model(f"agent-{printed['open']}")
+    assert str(model.aliases["deployed"]) == "1"
+
+
+def test_w4_11_a_study_is_a_run_its_trials_are_nested_and_the_best_is_chosen(analytics: Workload) -> None:
+    study = analytics.run("tags.study = 'tune'")
+    number, value, x = analytics.printed["best"]
+    assert study.data.tags["best_trial"] == str(number)
+    assert study.data.metrics["best_value"] == pytest.approx(value)
+    assert study.data.metrics["trials"] == 8
+    assert float(study.data.params["best_x"]) == pytest.approx(x)
+    (chosen,) = json.loads(analytics.artifact(study, "best_configuration.json"))
+    assert (chosen["trial"], chosen["params"]) == (number, {"x": x})
+    trials = analytics.runs(f"tags.mlflow.parentRunId = '{study.info.run_id}'")
+    assert len(trials) == 8
+    states = {int(t.data.tags["trial"]): (t.data.tags["trial_state"], t.info.status) for t in trials}
+    assert states[3] == ("pruned", "KILLED")
+    assert states[4] == ("fail", "FAILED")
+    assert states[number] == ("complete", "FINISHED")
+    best = next(t for t in trials if t.data.tags["trial"] == str(number))
+    assert best.data.metrics["value"] == pytest.approx(value)
+    assert best.data.metrics["intermediate_value"] == pytest.approx(abs(x))
+
+
+def test_w4_12_pictures_are_artifacts_that_a_browser_shows(analytics: Workload) -> None:
+    run = opened(analytics)
+    for path, said in (("causal_chain.svg", "revenue"), ("agents.svg", "planner")):
+        root = ElementTree.fromstring(analytics.artifact(run, f"pictures/{path}"))  # noqa: S314 - our own
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        texts = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert said in texts
+    page = analytics.artifact(run, "pictures/kpis.html")
+    assert "1 of 1 targets met" in page
+    for loaded in ("<script", "http://", "https://", "src="):
+        assert loaded not in page

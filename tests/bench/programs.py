@@ -1,0 +1,118 @@
+"""What tracking costs a whole program: an agent of LangGraph and a program of DSPy with and without it, what
+importing costs, and a call where tracking is switched off.
+
+The model answers at once, so that the ratio is the worst there is; the cost of a call is printed too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from tests.bench.scale import report, run
+
+ROUNDS = 60
+#: Promises: microseconds of a call with tracking off; milliseconds that an agent's call may cost more (W4.6).
+MOST_OFF, MOST_AGENT = 1.0, 50.0
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+_OFF = """
+import json, sys, time
+import mlflow_platform.client
+began = time.perf_counter()
+from mlflow_platform.client import MLflowTracer, MLflowTracker
+imported = 1e3 * (time.perf_counter() - began)
+tracker, tracer = MLflowTracker(), MLflowTracer()
+count, metrics, tags = 200_000, {"m": 1.0}, {"t": "v"}
+def span():
+    with tracer.span("s"):
+        pass
+def nested():
+    with tracker.start_nested_run("s"):
+        pass
+calls = {
+    "log_metrics": lambda: tracker.log_metrics(metrics),
+    "log_params": lambda: tracker.log_params(metrics),
+    "set_tags": lambda: tracker.set_tags(tags),
+    "log_artifact": lambda: tracker.log_artifact("x"),
+    "span": span,
+    "nested run": nested,
+}
+found = {}
+for name, call in calls.items():
+    best = []
+    for _ in range(3):
+        began = time.perf_counter()
+        for _ in range(count):
+            call()
+        best.append(1e6 * (time.perf_counter() - began) / count)
+    found[name] = min(best)
+assert "mlflow" not in sys.modules
+print(json.dumps({"import": imported, "calls": found}))
+"""
+_ROUNDS = """
+import statistics, sys, time
+def measure(work, rounds):
+    for _ in range(3):
+        work()
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return [1e3 * statistics.median(seconds), 1e3 * sorted(seconds)[int(0.99 * rounds)]]
+"""
+_LANGGRAPH = """
+import json
+from agent import agent
+from mlflow_platform.client import MLflowTracker
+from mlflow_platform.client.frameworks.langchain import MLflowCallbackHandler
+graph, asked = agent(), {"question": "What is an activity in PROV?"}
+without = measure(lambda: graph.invoke(asked), ROUNDS)
+tracker = MLflowTracker(experiment_name="bench")
+handler = MLflowCallbackHandler(tracker)
+with tracker.start_run("bench"):
+    tracked = measure(lambda: graph.invoke(asked, {"callbacks": [handler]}), ROUNDS)
+print(json.dumps([without, tracked]))
+"""
+_DSPY = """
+import json
+import dspy
+from fake_dspy import fake_lm
+from mlflow_platform.client.frameworks.dspy import configure_dspy
+dspy.configure(lm=fake_lm())
+program = dspy.ChainOfThought("question -> answer")
+ask = lambda: program(question="What is an activity in PROV?")
+without = measure(ask, ROUNDS)
+configure_dspy(experiment_name="bench")
+tracked = measure(ask, ROUNDS)
+print(json.dumps([without, tracked]))
+"""
+
+
+def main(environment: dict[str, str], scratch: Path) -> bool:
+    base = {
+        **environment,
+        "MLPLATFORM_SPOOL": str(scratch / "spool"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "PYTHONPATH": os.pathsep.join([str(EXAMPLES), environment.get("PYTHONPATH", "")]),
+    }
+    off = {**base, "MLFLOW_ENABLE_TRACKING": "false", "MLFLOW_ENABLE_TRACING": "false"}
+    switched = json.loads(run([sys.executable, "-c", _OFF], off).output)
+    print(f"import of tracker and tracer: {switched['import']:.1f} ms, without MLflow")
+    held = True
+    for name, value in switched["calls"].items():
+        held &= report(f"off: {name} us", value, value < MOST_OFF, f"< {MOST_OFF:.0f}")
+    for name, program in (("an agent of LangGraph", _LANGGRAPH), ("a program of DSPy", _DSPY)):
+        code = _ROUNDS + program.replace("ROUNDS", str(ROUNDS))
+        without, tracked = json.loads(run([sys.executable, "-c", code], base).output.splitlines()[-1])
+        print(
+            f"{name}, p50/p99 ms: {without[0]:.2f}/{without[1]:.2f} without, "
+            f"{tracked[0]:.2f}/{tracked[1]:.2f} tracked: {tracked[0] / without[0]:.1f} times"
+        )
+        more = tracked[0] - without[0]
+        held &= report(f"{name}: p50 ms more", more, more < MOST_AGENT, f"< {MOST_AGENT:.0f}")
+    return held
