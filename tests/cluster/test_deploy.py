@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.chart import Release
+from mlflow_platform.deploy.turns import turn
 from mlflow_platform.deploy.waiting import wait
 from mlflow_platform.errors import Fatal
 from tests.cluster import clusters
@@ -142,6 +144,8 @@ def test_a_login_for_the_namespace_alone_will_do(control_plane: clusters.Kuberne
         )
         assert shown.returncode == 0, shown.stderr
         assert re.search(r"^(\d+) of \1 objects would change\.$", shown.stdout, re.MULTILINE)
+        with turn(Cluster.connect(kubeconfig), Release("mlflow", "theirs"), timeout=0, last=True):
+            pass
     finally:
         control_plane.kubectl("delete", "namespace", "theirs", "--wait=false")
 
