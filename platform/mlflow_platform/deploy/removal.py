@@ -60,7 +60,7 @@ def _other_operators(cluster: Cluster, release: Release, chart: Chart) -> list[M
     return [
         found
         for found in cluster.find("apps/v1", "Deployment", "", labels)
-        if (found["metadata"]["namespace"], found["metadata"]["labels"]["app.kubernetes.io/instance"])
+        if (found["metadata"]["namespace"], found["metadata"]["labels"].get("app.kubernetes.io/instance"))
         != (release.namespace, release.name)
     ]
 
