@@ -45,7 +45,7 @@ def shell(script: str, folder: Path) -> str:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],  # noqa: S607
         cwd=folder,
-        env=environment(),
+        env={**environment(), "MLPLATFORM_SPOOL": str(folder.parent / "spool")},  # not the user's own
         capture_output=True,
         text=True,
         timeout=1200,
