@@ -54,7 +54,7 @@ def experiment(name: str, /, **spec: Any) -> dict[str, Any]:
 
 def lease(node: clusters.Cluster, namespace: str) -> str:
     holder = "jsonpath={.spec.holderIdentity}"
-    return node.kubectl("-n", namespace, "get", "lease", "mlplatform-operator", "-o", holder)
+    return node.kubectl("-n", namespace, "get", "lease", "mlflow-operator", "-o", holder)
 
 
 def tags(node: clusters.Cluster, namespace: str, name: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from mlflow_platform.adapters.mlflow import MlflowApi
 from mlflow_platform.errors import Rejected
 from mlflow_platform.local import Stack
 from mlflow_platform.model.base import API_VERSION
-from mlflow_platform.operator.process import LEASE
+from mlflow_platform.operator.process import Settings
 from tests.cluster import clusters
 
 Json = dict[str, Any]
@@ -251,7 +251,7 @@ class Site:
 
     def forget_leader(self) -> None:
         """Take the Lease of a process that is known to be dead away, instead of waiting for its end."""
-        self.cluster.delete("coordination.k8s.io/v1", "Lease", OPS, LEASE)
+        self.cluster.delete("coordination.k8s.io/v1", "Lease", OPS, Settings().lease)
 
 
 def document(kind: str, name: str, spec: Json, namespace: str = OPS, **annotations: str) -> Json:

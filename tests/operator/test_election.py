@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from mlflow_platform.adapters.election import Elector, NotLeading, Term, Timing, clock
 from mlflow_platform.adapters.kubernetes import Cluster
-from mlflow_platform.operator.election import Elector, NotLeading, Term, Timing, clock
 from tests.operator.between import by_way_of
 from tests.operator.running import Site, eventually
 

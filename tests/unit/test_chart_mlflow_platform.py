@@ -16,11 +16,12 @@ import yaml
 
 from mlflow_platform.chart import Manifest, Release, find_chart
 from mlflow_platform.cli.root import run
-from mlflow_platform.deploy import policies, smoke
+from mlflow_platform.deploy import external, policies, smoke
 from mlflow_platform.deploy.phases import secrets_of
 from mlflow_platform.errors import BadDocuments, BadInput
-from mlflow_platform.model import DOCUMENTS, TrackingServer
+from mlflow_platform.model import DOCUMENTS, TrackingServer, crd
 from mlflow_platform.model.crd import RECONCILED
+from mlflow_platform.operator import process
 from tests import golden_files
 
 CHART = find_chart()
@@ -97,10 +98,10 @@ OPERATOR = {
     ("Service", "mlflow-operator"),
     ("NetworkPolicy", "mlflow-scheduled"),
     ("Deployment", "mlflow-operator"),
-    ("ClusterRole", "mlflow-mlflow-operator"),
-    ("ClusterRoleBinding", "mlflow-mlflow-operator"),
-    ("ClusterRole", "mlflow-mlflow-operator-secrets"),
-    ("RoleBinding", "mlflow-mlflow-operator-secrets-team-a"),
+    ("ClusterRole", "mlflow-mlflow-operator-93fff73e"),
+    ("ClusterRoleBinding", "mlflow-mlflow-operator-93fff73e"),
+    ("ClusterRole", "mlflow-mlflow-operator-93fff73e-secrets"),
+    ("RoleBinding", "mlflow-mlflow-operator-93fff73e-secrets-team-a"),
 }
 SETS = {
     "default": COMMON | BOOTSTRAP | BUNDLED,
@@ -225,6 +226,26 @@ def test_the_pods_of_cloudnative_pg_are_open_to_clients_peers_and_their_operator
         assert {p["port"] for p in rule["ports"]} == ports
 
 
+def test_whatever_uses_the_store_may_go_where_its_login_comes_from() -> None:
+    """Workload identity asks an address on the node; others are for the user to name."""
+    metadata = {"to": [{"ipBlock": {"cidr": "169.254.169.254/32"}}]}
+    ways = f"networkPolicy.serverEgress={json.dumps([metadata])}"
+    objects = rendered("external", ways, "store.external.credentials=identity", "store.existingSecret=''")
+    policies = {m.name: m.object["spec"] for m in objects if m.kind == "NetworkPolicy"}
+    agent = {"ipBlock": {"cidr": "169.254.170.23/32"}}
+    users = {f"mlflow-{component}" for component in ("server", "jobs", "migrate", "rotate", "scheduled")}
+    for name, policy in policies.items():
+        egress = policy.get("egress", [])
+        assert any(agent in rule.get("to", ()) for rule in egress) == (name in users), name
+        assert (metadata in egress) == (name in users), name
+    # What is tried before anything is made goes the migration's ways.
+    job = external.job(objects, CHART.values(settings=CASES["external"][1]).data)
+    assert job is not None
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert policies["mlflow-migrate"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert agent["ipBlock"]["cidr"] not in "".join(m.text() for m in rendered("external"))  # with keys
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_no_secret_stands_in_an_object(case: str) -> None:
     for m in rendered(case):
@@ -234,6 +255,32 @@ def test_no_secret_stands_in_an_object(case: str) -> None:
             for variable in container.get("env", []):
                 if any(word in variable["name"] for word in ("PASSWORD", "SECRET", "KEY", "PASSPHRASE")):
                     assert set(variable) == {"name", "valueFrom"}
+
+
+def test_two_releases_never_share_a_name_outside_of_their_namespaces() -> None:
+    values = CHART.values(settings=["operator.enabled=true", "operator.secretNamespaces=[team-a]"])
+
+    def outside(name: str, namespace: str) -> set[tuple[str, str]]:
+        return {
+            (m.kind, m.name)
+            for m in CHART.render(values, Release(name, namespace))
+            if m.object["metadata"].get("namespace") != namespace
+        }
+
+    assert len(outside("c", "a-b")) == 4
+    assert not outside("c", "a-b") & outside("c-a", "b")
+
+
+def test_each_release_has_an_operator_of_its_own() -> None:
+    found = CHART.render(CHART.values(settings=["operator.enabled=true"]), Release("b", "a"))
+    (role,) = (m.object for m in found if (m.kind, m.name) == ("Role", "b-operator"))
+    (pod,) = (m.object for m in found if (m.kind, m.name) == ("Deployment", "b-operator"))
+    (settings,) = (m.object for m in found if (m.kind, m.name) == ("ConfigMap", "b-operator"))
+    arguments = pod["spec"]["template"]["spec"]["containers"][0]["args"]
+    own = process.Settings(namespace="a", name=arguments[arguments.index("--name") + 1])
+    assert [r["resourceNames"] for r in role["rules"] if "resourceNames" in r] == [[own.lease]]
+    server = yaml.safe_load(settings["data"]["default-server.yaml"])
+    assert server["metadata"]["annotations"] == {crd.OPERATOR: "a/b"}
 
 
 #: Each workload that the chart runs: the values that are its own, and the component of its pods.
@@ -423,7 +470,7 @@ def test_another_function_says_who_asks() -> None:
 def test_the_operator_may_touch_documents_and_read_single_secrets_and_nothing_else() -> None:
     found = rendered("operator")
     roles = {m.name: m.object["rules"] for m in found if m.kind in ("ClusterRole", "Role")}
-    documents, status, server, namespaces, events = roles["mlflow-mlflow-operator"]
+    documents, status, server, namespaces, events = roles["mlflow-mlflow-operator-93fff73e"]
     plurals = sorted(DOCUMENTS[kind].plural for kind in RECONCILED)
     assert sorted(documents["resources"]) == plurals
     assert sorted(status["resources"]) == [f"{p}/status" for p in plurals]
@@ -434,11 +481,11 @@ def test_the_operator_may_touch_documents_and_read_single_secrets_and_nothing_el
         {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]},
         {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "create", "update", "delete"]},
     ]
-    for name in ("mlflow-mlflow-operator-secrets", "mlflow-operator"):
+    for name in ("mlflow-mlflow-operator-93fff73e-secrets", "mlflow-operator"):
         (secrets,) = (rule for rule in roles[name] if "secrets" in rule["resources"])
         assert secrets["verbs"] == ["get"]
     bound = {m.object["roleRef"]["name"] for m in found if m.kind == "ClusterRoleBinding"}
-    assert bound == {"mlflow-mlflow-operator"}, "Secrets are bound namespace by namespace"
+    assert bound == {"mlflow-mlflow-operator-93fff73e"}, "Secrets are bound namespace by namespace"
     (config,) = (m.object for m in found if (m.kind, m.name) == ("ConfigMap", "mlflow-operator"))
     server = yaml.safe_load(config["data"]["default-server.yaml"])
     assert TrackingServer.model_validate(server).spec.trackingUri == "http://mlflow.mlflow.svc:5000"

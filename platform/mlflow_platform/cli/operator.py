@@ -28,6 +28,12 @@ def operator_command() -> None:
     help="The operator's own, which may declare everything. Default: its pod's, or mlflow.",
 )
 @click.option(
+    "--name",
+    default="mlplatform",
+    show_default=True,
+    help="What replicas of one operator share, and others do not: its Lease is NAME-operator.",
+)
+@click.option(
     "--interval",
     default=180.0,
     show_default=True,
@@ -51,6 +57,7 @@ def run_command(
     kubeconfig: Path | None,
     context: str,
     namespace: str | None,
+    name: str,
     interval: float,
     port: int,
     default_server: Path | None,
@@ -75,6 +82,7 @@ def run_command(
             kubeconfig=kubeconfig,
             context=context,
             namespace=namespace or process.own_namespace("mlflow"),
+            name=name,
             interval=interval,
             port=port,
             default_server=default_server,

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster, Reply
 from mlflow_platform.chart import Chart, Manifest, Release, Values
-from mlflow_platform.deploy import external, holding, jobs, phases, preflight, smoke
+from mlflow_platform.deploy import external, holding, jobs, phases, preflight, smoke, turns
 from mlflow_platform.deploy.differences import Change, Difference
 from mlflow_platform.deploy.health import State, health
 from mlflow_platform.deploy.waiting import wait
@@ -64,11 +64,21 @@ class Deployment:
             preflight.check(self.cluster, self.manifests, self.release.namespace)
             if self._namespace() is not None:  # else the API server has nowhere to try the objects
                 self._differences()
-        if phases.has_operator(self.manifests):
+        if definitions := self._definitions():
             with self._phase("definitions", outcome):
-                self._define(outcome)
+                self._define(definitions, outcome)
         with self._phase("namespace", outcome):
             self._make_namespace(outcome)
+        self.screen.started("turn")
+        with turns.turn(self.cluster, self.release, timeout=self.timeout, say=self.screen.going_on):
+            self._bring(outcome)
+            if try_it:
+                with self._phase("smoke test", outcome):
+                    outcome.smoke = self._try()
+        return outcome
+
+    def _bring(self, outcome: Outcome) -> None:
+        """Apply and wait for what the chart makes, and delete what it no longer does."""
         if (job := external.job(self.manifests, self.values.data)) is not None:
             with self._phase("database and bucket", outcome):
                 self._apply(external.account(self.manifests), outcome)
@@ -92,23 +102,19 @@ class Deployment:
             for old in self._leftovers():
                 self.cluster.delete(old["apiVersion"], old["kind"], *_place(old))
                 outcome.changes["/".join(phases.key(old))] = Change.DELETED
-        if try_it:
-            with self._phase("smoke test", outcome):
-                outcome.smoke = self._try()
-        return outcome
 
     def differences(self) -> list[Difference]:
         """What `run` would change. Writes nothing; `Rejected` if the API server refuses an object."""
         preflight.check(self.cluster, self.manifests, self.release.namespace)
+        found: list[Difference] = []
+        for wanted in self._definitions():
+            live = self._live(wanted)
+            found.append(Difference(*phases.key(wanted), live, self._tried(wanted, live)))
         if self._namespace() is None:
-            created = [
-                Difference(
-                    "Namespace", self.release.namespace, None, phases.namespace_object(self.release.namespace)
-                )
-            ]
-            return created + [Difference(m.kind, m.name, None, m.object) for m in self.manifests]
+            made = [phases.namespace_object(self.release.namespace), *(m.object for m in self.manifests)]
+            return found + [Difference(*phases.key(one), None, one) for one in made]
         gone = [Difference(*phases.key(old), old, None) for old in self._leftovers()]
-        return self._differences() + gone
+        return found + self._differences() + gone
 
     def _differences(self) -> list[Difference]:
         found = []
@@ -159,10 +165,13 @@ class Deployment:
     def _completed(self, wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> Mapping[str, Any]:
         return phases.completed(wanted, live, secret_versions(self.cluster, self.release.namespace, wanted))
 
-    def _define(self, outcome: Outcome) -> None:
-        """The definitions of the documents, and wait until the API server serves them. They are shared by
-        all releases of a cluster and never removed: every document would go with them."""
-        definitions = crd.definitions()
+    def _definitions(self) -> list[dict[str, Any]]:
+        """Those of the documents, where somebody is to read them. They are shared by all releases of a
+        cluster and never removed: every document would go with them."""
+        return crd.definitions() if phases.has_operator(self.manifests) else []
+
+    def _define(self, definitions: Sequence[Mapping[str, Any]], outcome: Outcome) -> None:
+        """Apply them, and wait until the API server serves them."""
         for definition in definitions:
             self._apply(definition, outcome)
         deadline = time.monotonic() + self.timeout

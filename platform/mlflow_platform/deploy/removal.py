@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.chart import Chart, Release
-from mlflow_platform.deploy import phases
+from mlflow_platform.deploy import phases, turns
 from mlflow_platform.deploy.deployment import existing
 from mlflow_platform.errors import Transient
 from mlflow_platform.model import crd
@@ -22,11 +22,21 @@ def undeploy(
     cluster: Cluster, release: Release, chart: Chart, *, delete_data: bool, timeout: float = 300.0
 ) -> list[str]:
     """What was deleted, as "Kind/name"; returns when all of it is gone, within `timeout` seconds."""
+    if not existing(cluster, release, chart) and not (delete_data and data_of(cluster, release, chart)):
+        return []  # also where there is no such namespace
+    with turns.turn(cluster, release, timeout=timeout, last=True):
+        found = _remove(cluster, release, chart, delete_data=delete_data, deadline=time.monotonic() + timeout)
+    return ["/".join(phases.key(f)) for f in found]
+
+
+def _remove(
+    cluster: Cluster, release: Release, chart: Chart, *, delete_data: bool, deadline: float
+) -> list[Mapping[str, Any]]:
     found = existing(cluster, release, chart)
-    deadline = time.monotonic() + timeout
     operated = any(f["metadata"].get("labels", {}).get(phases.COMPONENT) == phases.OPERATOR for f in found)
+    alone = operated and not _other_operators(cluster, release, chart)
     if operated:
-        _settle(cluster, deadline)
+        _settle(cluster, release, deadline, alone=alone)
     pods = [f for f in found if f["kind"] in ("Deployment", "StatefulSet", "Job")]
     _delete(cluster, [f for f in found if f["kind"] != "NetworkPolicy"], deadline)
     if pods:
@@ -34,19 +44,30 @@ def undeploy(
     if operated:
         # What the operator has made again while it was being deleted.
         _delete(cluster, [f for f in existing(cluster, release, chart) if f["kind"] == "CronJob"], deadline)
-        _release(cluster)
+        _release(cluster, release, alone=alone)
     # Last, so that no pod ever runs without the rules that fence it in.
     _delete(cluster, [f for f in found if f["kind"] == "NetworkPolicy"], deadline)
     if delete_data:
         data = data_of(cluster, release, chart)
         _delete(cluster, data, deadline)
         found += data
-    return ["/".join(phases.key(f)) for f in found]
+    return found
 
 
-def _settle(cluster: Cluster, deadline: float) -> None:
+def _other_operators(cluster: Cluster, release: Release, chart: Chart) -> list[Mapping[str, Any]]:
+    """The operators of other releases, in the whole cluster."""
+    labels = {"app.kubernetes.io/name": chart.about["name"], phases.COMPONENT: phases.OPERATOR}
+    return [
+        found
+        for found in cluster.find("apps/v1", "Deployment", "", labels)
+        if (found["metadata"]["namespace"], found["metadata"]["labels"].get("app.kubernetes.io/instance"))
+        != (release.namespace, release.name)
+    ]
+
+
+def _settle(cluster: Cluster, release: Release, deadline: float, *, alone: bool) -> None:
     """Wait for documents that are being deleted: nobody would delete their objects afterwards."""
-    while left := [d for d in _held(cluster) if "deletionTimestamp" in d["metadata"]]:
+    while left := [d for d in _held(cluster, release, alone=alone) if "deletionTimestamp" in d["metadata"]]:
         if time.monotonic() > deadline:
             name = f"{left[0]['kind']}/{left[0]['metadata']['name']}"
             raise Transient(
@@ -56,22 +77,30 @@ def _settle(cluster: Cluster, deadline: float) -> None:
         time.sleep(0.5)
 
 
-def _release(cluster: Cluster) -> None:
+def _release(cluster: Cluster, release: Release, *, alone: bool) -> None:
     """Take our finalizer off the documents that stay: without the operator they could never be deleted. The
     next operator puts it on again."""
-    for document in _held(cluster):
+    for document in _held(cluster, release, alone=alone):
         metadata = document["metadata"]
         kept = [f for f in metadata["finalizers"] if f != crd.FINALIZER]
         body = {"metadata": {"finalizers": kept}}
         cluster.patch(API_VERSION, document["kind"], metadata.get("namespace", ""), metadata["name"], body)
 
 
-def _held(cluster: Cluster) -> list[Mapping[str, Any]]:
+def _held(cluster: Cluster, release: Release, *, alone: bool) -> list[Mapping[str, Any]]:
+    """The documents with our finalizer that no operator serves when this release's is gone. `alone`: there
+    is no other one, so that those are meant, too, whose tracking server names no operator."""
+    servers = {
+        found["metadata"]["name"]: (found["metadata"].get("annotations") or {}).get(crd.OPERATOR)
+        for found in cluster.find(API_VERSION, "TrackingServer", "")
+    }
+    ours = f"{release.namespace}/{release.name}"
     return [
         document
         for kind in crd.RECONCILED
         for document in cluster.find(API_VERSION, kind, "")
         if crd.FINALIZER in document["metadata"].get("finalizers", ())
+        and ((its := servers.get(document["spec"].get("server", "default"))) == ours or (alone and not its))
     ]
 
 

@@ -8,7 +8,6 @@ the state there is: a command killed anywhere is finished by the next one, which
 
 from __future__ import annotations
 
-import base64
 import json
 import secrets
 import time
@@ -20,6 +19,7 @@ from typing import Any
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.chart import Release
 from mlflow_platform.deploy import jobs, phases
+from mlflow_platform.deploy.credentials import Credentials, decoded, encoded
 from mlflow_platform.deploy.deployment import Screen, secret_versions
 from mlflow_platform.deploy.waiting import wait
 from mlflow_platform.errors import BadInput, Rejected, Transient
@@ -53,21 +53,24 @@ class Rotation:
     timeout: float = 900.0
     screen: Screen = field(default_factory=Screen)
 
+    def __post_init__(self) -> None:
+        self.credentials = Credentials(self.cluster, self.release)
+
     def database(self, administrator: str = "") -> Outcome:
         """A new password, for the role that was not in use. `administrator` names a Secret (username,
         password) with a login that may alter roles; default: the servers' own."""
         servers = self._servers()
         name = self._reference(servers, DATABASE)
         outcome = Outcome(name)
-        present = self._secret(name)
-        user = _text(present, "username")
-        if not (staged := self._staged("database")):
+        present = self.credentials.present(name)
+        user = decoded(present, "username")
+        if not (staged := self.credentials.staged("database")):
             self._roll(name, outcome, "servers up to date")
             database = _value(servers, "PGDATABASE")
             following = {"username": other_role(database, user), "password": secrets.token_hex(16)}
-            staged = self._stage("database", {**following, "previousUsername": user})
+            staged = self.credentials.stage("database", {**following, "previousUsername": user})
         environment = _database_environment(servers, administrator)
-        if self._is_next(present, staged, "username", "previousUsername"):
+        if self.credentials.is_next(present, staged, "username", "previousUsername"):
             variables = {"NEXT_USER": "username", "NEXT_PASSWORD": "password"}
             extra = [self._variable("database", k, v) for k, v in variables.items()]
             with self._step("next role", outcome):
@@ -77,7 +80,7 @@ class Rotation:
         extra = [self._variable("database", "PREVIOUS_USER", "previousUsername")]
         with self._step("previous role", outcome):
             outcome.words += self._job(servers, ["roles", "retire"], [*environment, *extra])
-        self._unstage("database")
+        self.credentials.unstage("database")
         return outcome
 
     def store(self, from_secret: str = "") -> Outcome:
@@ -85,10 +88,10 @@ class Rotation:
         servers = self._servers()
         name = self._reference(servers, STORE)
         outcome = Outcome(name)
-        present = self._secret(name)
+        present = self.credentials.present(name)
         keys = ("accessKeyId", "secretAccessKey")
         bundled = _value(servers, "MLFLOW_S3_ENDPOINT_URL") == f"http://{self.release.name}-store:8333"
-        staged = self._staged("store")
+        staged = self.credentials.staged("store")
         if not staged:
             if not bundled and not from_secret:
                 raise BadInput(
@@ -98,19 +101,19 @@ class Rotation:
             self._roll(name, outcome, "servers up to date")
             following = {"accessKeyId": secrets.token_hex(10), "secretAccessKey": secrets.token_hex(20)}
             if from_secret:
-                brought = self._secret(from_secret, ours=False)
-                following = {k: _text(brought, k) for k in keys}
-            if following["accessKeyId"] == _text(present, "accessKeyId"):
+                brought = self.credentials.present(from_secret, ours=False)
+                following = {k: decoded(brought, k) for k in keys}
+            if following["accessKeyId"] == decoded(present, "accessKeyId"):
                 raise BadInput(
                     f"Secret {from_secret} holds the pair that is in use", remedy="bring a new one"
                 )
-            previous = _text(present, "accessKeyId")
-            staged = self._stage("store", {**following, "previousAccessKeyId": previous})
+            previous = decoded(present, "accessKeyId")
+            staged = self.credentials.stage("store", {**following, "previousAccessKeyId": previous})
         environment = [
             *_database_environment(servers),
             *_environment(servers, "AWS_", "MLFLOW_S3_ENDPOINT_URL"),
         ]
-        if self._is_next(present, staged, "accessKeyId", "previousAccessKeyId"):
+        if self.credentials.is_next(present, staged, "accessKeyId", "previousAccessKeyId"):
             variables = {"NEXT_ACCESS_KEY_ID": keys[0], "NEXT_SECRET_ACCESS_KEY": keys[1]}
             extra = [self._variable("store", k, v) for k, v in variables.items()]
             place = _value(servers, "MLFLOW_ARTIFACTS_DESTINATION").removeprefix("s3://")
@@ -127,7 +130,7 @@ class Rotation:
             outcome.remaining = (
                 f"revoke the previous pair, {staged['previousAccessKeyId']}, at the store's owner"
             )
-        self._unstage("store")
+        self.credentials.unstage("store")
         return outcome
 
     def admin(self, overlap: float) -> Outcome:
@@ -135,18 +138,18 @@ class Rotation:
         servers = self._servers()
         name = self._reference(servers, ADMIN)
         outcome = Outcome(name)
-        present = self._secret(name)
+        present = self.credentials.present(name)
         own = f"{self.release.name}-auth-rotation"
         if not any(v.get("secret", {}).get("secretName") == own for v in _pod(servers)["volumes"]):
             raise BadInput("an older version made this deployment", remedy="deploy it once, then rotate")
-        staged = self._staged("auth")
+        staged = self.credentials.staged("auth")
         if "password" not in staged:
             self._roll(name, outcome, "servers up to date")
-            previous = unexpired(staged, time.time()) | {_text(present, "password"): None}
-            staged = self._stage(
+            previous = unexpired(staged, time.time()) | {decoded(present, "password"): None}
+            staged = self.credentials.stage(
                 "auth", {"password": secrets.token_hex(16), "previous": json.dumps(previous)}
             )
-        if present["data"].get("password") != _encoded(staged["password"]):
+        if present["data"].get("password") != encoded(staged["password"]):
             extra = [
                 self._of(name, "ADMIN_USERNAME", "username"),
                 self._of(name, "ADMIN_PASSWORD", "password"),
@@ -160,7 +163,7 @@ class Rotation:
         end = time.time() + overlap
         previous = {p: end if until is None else until for p, until in json.loads(staged["previous"]).items()}
         # This password is in the other Secret now, and in MLflow.
-        self._restage("auth", {"password": None, "previous": json.dumps(previous)})
+        self.credentials.restage("auth", {"password": None, "previous": json.dumps(previous)})
         at = time.strftime("%H:%M:%S UTC", time.gmtime(end))
         outcome.remaining = f"the previous password is accepted until {at}; end it now with --finish"
         return outcome
@@ -170,18 +173,20 @@ class Rotation:
         servers = self._servers()
         name = self._reference(servers, ADMIN)
         outcome = Outcome(name)
-        staged = self._staged("auth")
+        staged = self.credentials.staged("auth")
         if "password" in staged:
             outcome = self.admin(0)
-            staged = self._staged("auth")
+            staged = self.credentials.staged("auth")
         if not staged:
             return outcome
-        self._restage("auth", {"previous": json.dumps(dict.fromkeys(json.loads(staged["previous"]), 0))})
+        self.credentials.restage(
+            "auth", {"previous": json.dumps(dict.fromkeys(json.loads(staged["previous"]), 0))}
+        )
         extra = [self._of(name, "ADMIN_USERNAME", "username"), self._variable("auth", "PREVIOUS", "previous")]
         with self._step("previous password", outcome):
             addresses = self._read_again(servers)
             outcome.words += self._job(servers, ["admin_login", "refused", *addresses], extra)
-        self._unstage("auth")
+        self.credentials.unstage("auth")
         outcome.remaining = ""
         return outcome
 
@@ -204,84 +209,9 @@ class Rotation:
             f"the servers read no Secret for {variable}", remedy="there is nothing to rotate: no key is used"
         )
 
-    def _secret(self, name: str, *, ours: bool = True) -> Mapping[str, Any]:
-        """A Secret; `ours`: one that nothing else writes."""
-        found = self.cluster.get("v1", "Secret", self.release.namespace, name)
-        if found is None:
-            raise BadInput(f"there is no Secret {name} in namespace {self.release.namespace}")
-        if ours and (owners := found["metadata"].get("ownerReferences")):
-            owner = f"{owners[0]['kind']} {owners[0]['name']}"
-            raise BadInput(
-                f"Secret {name} belongs to {owner}, which would undo a change",
-                remedy="change it there, then deploy: docs/rotation.md says in which order",
-            )
-        return found
-
-    def _staged(self, what: str) -> dict[str, str]:
-        """The content of a rotation's own Secret; empty if none is under way."""
-        name = f"{self.release.name}-{what}-rotation"
-        found = self.cluster.get("v1", "Secret", self.release.namespace, name)
-        return {k: base64.b64decode(v).decode() for k, v in ((found or {}).get("data") or {}).items()}
-
-    def _stage(self, what: str, content: Mapping[str, str]) -> dict[str, str]:
-        """Write it before anything uses it; what another command wrote meanwhile counts instead."""
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": f"{self.release.name}-{what}-rotation",
-                "namespace": self.release.namespace,
-                "labels": {"app.kubernetes.io/managed-by": "mlplatform"},
-            },
-            "stringData": dict(content),
-        }
-        try:
-            self.cluster.create(secret)
-        except Rejected as error:
-            if error.code != "409":  # AlreadyExists
-                raise
-            if not set(content) <= set(self._staged(what)):
-                self._restage(what, content)  # what is left of an earlier one's overlap
-        return self._staged(what)
-
-    def _restage(self, what: str, content: Mapping[str, str | None]) -> None:
-        data = {k: None if v is None else _encoded(v) for k, v in content.items()}
-        name = f"{self.release.name}-{what}-rotation"
-        self.cluster.patch("v1", "Secret", self.release.namespace, name, {"data": data})
-
-    def _unstage(self, what: str) -> None:
-        self.cluster.delete("v1", "Secret", self.release.namespace, f"{self.release.name}-{what}-rotation")
-
-    def _is_next(
-        self, present: Mapping[str, Any], staged: Mapping[str, str], key: str, previous: str
-    ) -> bool:
-        """Whether the staged one is still to come; False if the Secret holds it already."""
-        found = _text(present, key)
-        if found not in (staged[key], staged[previous]):
-            name = present["metadata"]["name"]
-            raise Rejected(
-                f"Secret {name} was changed by hand in the middle of a rotation: {key} is {found}, not "
-                f"{staged[previous]} or {staged[key]}",
-                remedy=f"put {key} and what belongs to it back, then rotate again",
-            )
-        return found != staged[key]
-
     def _switch(self, present: Mapping[str, Any], content: Mapping[str, str], outcome: Outcome) -> None:
-        """Change the Secret that everybody reads, in one write, if it is still the one that was read."""
-        meta = present["metadata"]
-        changes = {
-            "metadata": {"resourceVersion": meta["resourceVersion"]},
-            "data": {k: _encoded(v) for k, v in content.items()},
-        }
-        with self._step(f"Secret {meta['name']}", outcome):
-            try:
-                self.cluster.patch("v1", "Secret", self.release.namespace, meta["name"], changes)
-            except Rejected as error:
-                if error.code != "409":
-                    raise
-                raise Rejected(
-                    f"Secret {meta['name']} was changed meanwhile by somebody else", remedy="rotate again"
-                ) from error
+        with self._step(f"Secret {present['metadata']['name']}", outcome):
+            self.credentials.switch(present, content)
 
     def _roll(self, secret: str, outcome: Outcome, step: str) -> None:
         """Replace the pods that read an older version of the Secret; returns when the last of them is gone.
@@ -421,14 +351,3 @@ def _server(servers: Mapping[str, Any]) -> Mapping[str, Any]:
 def _marks(found: Mapping[str, Any]) -> dict[str, str]:
     annotations = found["metadata"].get("annotations") or {}
     return {k: v for k, v in annotations.items() if k == phases.SECRETS_ANNOTATION}
-
-
-def _text(secret: Mapping[str, Any], key: str) -> str:
-    try:
-        return base64.b64decode(secret["data"][key]).decode()
-    except (KeyError, TypeError):
-        raise BadInput(f"Secret {secret['metadata']['name']} has no key {key}") from None
-
-
-def _encoded(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()

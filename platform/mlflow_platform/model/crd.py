@@ -23,6 +23,8 @@ GROUP, VERSION = API_VERSION.split("/")
 CATEGORY = "mlplatform"
 #: On documents whose object is deleted with them, until it is.
 FINALIZER = f"{GROUP}/delete"
+#: On a TrackingServer: the operator that serves it, `NAMESPACE/NAME`. Without it, every operator does.
+OPERATOR = f"{GROUP}/operator"
 _READY = '.status.conditions[?(@.type=="Ready")]'
 #: Longest text of a condition: metav1.Condition allows 32,768 characters of message and 1,024 of reason.
 MAX_MESSAGE, MAX_REASON = 32_768, 1_024

@@ -12,7 +12,7 @@ from mlflow_platform.errors import PlatformError, Problem
 from mlflow_platform.kinds.registry import KINDS
 from mlflow_platform.model import DOCUMENTS, Document
 from mlflow_platform.model.base import API_VERSION, dotted
-from mlflow_platform.model.crd import FINALIZER
+from mlflow_platform.model.crd import FINALIZER, OPERATOR
 from mlflow_platform.plan.objects import Desired, Key
 
 #: "true" on a document that is being deleted: its finalizer is dropped, and its object left as it is.
@@ -71,6 +71,12 @@ class Entry:
             other.held,
             other.annotations,
         )
+
+
+def serves(operator: str, server: Entry | None) -> bool:
+    """Whether this operator (`NAMESPACE/NAME`) is to look after the documents of a TrackingServer: where that
+    names no other one."""
+    return server is None or server.annotations.get(OPERATOR, operator) == operator
 
 
 def read(kind: str, raw: Mapping[str, Any], before: Entry | None = None) -> Entry:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from mlflow_platform.adapters.election import NotLeading, Term
 from mlflow_platform.errors import PlatformError
-from mlflow_platform.operator.election import NotLeading, Term
 from mlflow_platform.operator.metrics import Metrics
 from mlflow_platform.operator.reconciling import Reconciler
 from mlflow_platform.operator.rounds import Ended

@@ -16,12 +16,12 @@ from typing import Any
 
 import yaml
 
+from mlflow_platform.adapters.election import Elector, NotLeading, Term, Timing, clock
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.errors import Fatal, PlatformError, Rejected
 from mlflow_platform.model.base import API_VERSION
 from mlflow_platform.operator import probes
 from mlflow_platform.operator.cache import Cache
-from mlflow_platform.operator.election import Elector, NotLeading, Term, Timing, clock
 from mlflow_platform.operator.entries import Entry
 from mlflow_platform.operator.loop import ServerLoop, pause_after
 from mlflow_platform.operator.metrics import Metrics
@@ -33,7 +33,6 @@ from mlflow_platform.operator.scheduling import ScheduleLoop
 
 log = logging.getLogger(__name__)
 
-LEASE = "mlplatform-operator"
 #: How long requests to Kubernetes are repeated, in seconds: less than a lease lasts.
 _PATIENCE = 5.0
 #: Not ready when the API server has not answered for this long, in seconds.
@@ -47,6 +46,8 @@ class Settings:
     kubeconfig: Path | None = None
     context: str = ""
     namespace: str = "mlflow"
+    name: str = "mlplatform"
+    """What it is called among the operators of its namespace."""
     interval: float = 180.0
     host: str = "0.0.0.0"  # noqa: S104 - kubelet asks the pod's address
     port: int = 8080
@@ -55,6 +56,11 @@ class Settings:
     job_template: Path | None = None
     """What the chart says of the jobs that carry documents out; without it there are none."""
     timing: Timing = field(default_factory=Timing)
+
+    @property
+    def lease(self) -> str:
+        """By which one of its replicas leads."""
+        return f"{self.name}-operator"
 
 
 class Operator:
@@ -68,7 +74,9 @@ class Operator:
         self.identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self._reader = self._connect()
         self._cache = Cache(self._reader, self.metrics)
-        self._elector = Elector(self._connect(), settings.namespace, LEASE, self.identity, settings.timing)
+        self._elector = Elector(
+            self._connect(), settings.namespace, settings.lease, self.identity, settings.timing
+        )
         self._template = JobTemplate.read(settings.job_template) if settings.job_template else None
         self._loops: dict[str, ServerLoop] = {}
         self._schedules: ScheduleLoop | None = None
@@ -102,6 +110,7 @@ class Operator:
                 term.end()
                 self.metrics.set("leading", 0)
             keeper.join()
+            log.warning("not leading any more")
         self._elector.release()
 
     def _lead(self, term: Term) -> None:
@@ -111,7 +120,9 @@ class Operator:
         owner = self._owner()
         if owner is None:
             return
-        site = Site(self._cache, publisher, self._reader, owner, self.settings.namespace, term, self.metrics)
+        namespace = self.settings.namespace
+        operator = f"{namespace}/{self.settings.name}"
+        site = Site(self._cache, publisher, self._reader, owner, namespace, operator, term, self.metrics)
         ended = threading.Event()
         threading.Thread(target=publisher.send_events, args=(ended,), name="events", daemon=True).start()
         default_done = self.settings.default_server is None
@@ -121,7 +132,7 @@ class Operator:
             publisher,
             term,
             self.metrics,
-            namespace=self.settings.namespace,
+            operator=operator,
             template=self._template,
             interval=self.settings.interval,
         )

@@ -11,14 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from mlflow_platform.adapters.election import NotLeading
 from mlflow_platform.adapters.servers import connect_documented
 from mlflow_platform.apply.execute import Result, execute
 from mlflow_platform.apply.rounds import Scope, Target, plan_round
 from mlflow_platform.errors import BadInput, BrakeStopped, Fatal, PlatformError, Rejected, Transient
 from mlflow_platform.model.tracking_server import TrackingServer
 from mlflow_platform.operator.conditions import Outcome, Reason, members_status, seen, was_ready
-from mlflow_platform.operator.election import NotLeading
-from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, Entry
+from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, Entry, serves
 from mlflow_platform.operator.judging import Judged, Verdicts, document_of, fields_of, judge, restrict, said
 from mlflow_platform.operator.rounds import Ended, Planned, Site, Touched
 from mlflow_platform.operator.secrets import ClusterSecrets
@@ -68,6 +68,10 @@ class Reconciler:
         self._site.cache.refresh(began)
         server = self._site.cache.server(self.name)
         entries = self._site.cache.of_server(self.name)
+        if not serves(self._site.operator, server):
+            self._target = None
+            self._forget_rounds()
+            return Ended
         if server is None or server.deleting:
             return lambda: self._without_server(entries)
         if server.mistake is not None:
@@ -98,6 +102,8 @@ class Reconciler:
     def scoped(self, origins: Collection[str]) -> Ended:
         """Plan and carry out what these documents ask for, those that are gone too, and nothing else."""
         server = self._site.cache.server(self.name)
+        if not serves(self._site.operator, server):
+            return Ended()
         if self._target is None or server is None or server.deleting or server.document is None:
             return Ended(well=False, again=set(origins))
         entries = self._site.cache.of_server(self.name)
@@ -335,9 +341,12 @@ class Reconciler:
         self._put_off([e for e in entries if e.deleting or not seen(e.status, e.generation)], said_so)
         return Ended(well=False)
 
-    def _without_server(self, entries: list[Entry]) -> Ended:
+    def _forget_rounds(self) -> None:
         for name in ("last_round_timestamp_seconds", "round_seconds"):
             self._site.metrics.forget(name, server=self.name)  # else it would age for ever
+
+    def _without_server(self, entries: list[Entry]) -> Ended:
+        self._forget_rounds()
         what = f"there is no TrackingServer {self.name!r}"
         self._put_off(entries, Outcome(Reason.SERVER_NOT_FOUND, f"{what}. Make one, or correct spec.server"))
         return Ended()

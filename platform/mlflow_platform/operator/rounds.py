@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from mlflow_platform.adapters.election import Term
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.apply.rounds import Round, Target
 from mlflow_platform.operator.cache import Cache
-from mlflow_platform.operator.election import Term
 from mlflow_platform.operator.entries import Entry
 from mlflow_platform.operator.judging import Judged, document_of
 from mlflow_platform.operator.metrics import Metrics
@@ -20,13 +20,14 @@ from mlflow_platform.plan.objects import Key
 @dataclass(frozen=True)
 class Site:
     """What all tracking servers' reconcilers share. `owner` is `k8s:<uid of the namespace kube-system>`;
-    `namespace` the operator's own."""
+    `namespace` the operator's own, and `operator` that with its name: `NAMESPACE/NAME`."""
 
     cache: Cache
     publisher: Publisher
     cluster: Cluster
     owner: str
     namespace: str
+    operator: str
     term: Term
     metrics: Metrics
 

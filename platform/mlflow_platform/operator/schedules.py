@@ -28,8 +28,8 @@ from mlflow_platform.operator.tenancy import refusal
 
 Json = dict[str, Any]
 
-#: On what the operator makes for documents; by it they are found again.
-LABEL = {"mlplatform.io/scheduled-by": "operator"}
+#: On what an operator makes for documents; by its name they are found again (`JobTemplate.labels`).
+SCHEDULED_BY = "mlplatform.io/scheduled-by"
 #: On a CronJob and its ConfigMap: a digest of what was wanted when it was written.
 WANTED = "mlplatform.io/wanted"
 #: Longest name of a CronJob: its Jobs' names are 11 characters longer (k8s.io/kubernetes
@@ -79,6 +79,11 @@ class JobTemplate:
     """Variables that lead to the database and the store of that server."""
     cron_job: Json
     """A CronJob without name, schedule and arguments."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """On what is made from it, and on nothing that another release's operator makes."""
+        return {SCHEDULED_BY: self.prefix}
 
     @classmethod
     def read(cls, path: Path) -> JobTemplate:
@@ -172,7 +177,7 @@ def _objects(entry: Entry, server: TrackingServer, template: JobTemplate) -> tup
     cron_job = copy.deepcopy(template.cron_job)
     spec = cron_job["spec"]
     spec |= {"schedule": document.spec.schedule, "suspend": document.spec.suspend}
-    spec["jobTemplate"].setdefault("metadata", {}).setdefault("labels", {}).update(LABEL)
+    spec["jobTemplate"].setdefault("metadata", {}).setdefault("labels", {}).update(template.labels)
     pod = pod_of(cron_job)
     container = pod["containers"][0]
     container["args"] = kind.command(document, entry.annotations.get(ALLOW_DESTRUCTIVE))
@@ -190,7 +195,8 @@ def _objects(entry: Entry, server: TrackingServer, template: JobTemplate) -> tup
         pod["volumes"].append({"name": SECRETS, "projected": _projected(references)})
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": copy.deepcopy(cron_job["metadata"])}
     config["data"] = {DOCUMENTS_KEY: yaml.safe_dump_all(documents, sort_keys=False, width=110)}
-    return _owned(config, name, entry), _owned(cron_job, name, entry)
+    labels = template.labels
+    return _owned(config, name, entry, labels), _owned(cron_job, name, entry, labels)
 
 
 def job_name(prefix: str, noun: str, name: str) -> str:
@@ -230,12 +236,12 @@ def _projected(references: Iterable[SecretReference]) -> Json:
     return {"defaultMode": 0o440, "sources": sources}
 
 
-def _owned(found: Json, name: str, entry: Entry) -> Json:
+def _owned(found: Json, name: str, entry: Entry, labels: Mapping[str, str]) -> Json:
     """With the document as its owner, so that it goes when the document does."""
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
     metadata = found.setdefault("metadata", {})
     metadata |= {"name": name, "namespace": entry.namespace}
-    metadata["labels"] = {**metadata.get("labels", {}), **LABEL}
+    metadata["labels"] = {**metadata.get("labels", {}), **labels}
     metadata["annotations"] = {**metadata.get("annotations", {}), WANTED: digest}
     owner = {"apiVersion": API_VERSION, "kind": entry.kind, "name": entry.name, "uid": entry.uid}
     metadata["ownerReferences"] = [{**owner, "controller": True}]

@@ -16,18 +16,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlflow_platform.adapters.election import NotLeading, Term
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.errors import PlatformError, Rejected, Transient
 from mlflow_platform.operator.cache import Cache
 from mlflow_platform.operator.conditions import Outcome, Reason
-from mlflow_platform.operator.election import NotLeading, Term
-from mlflow_platform.operator.entries import Entry
+from mlflow_platform.operator.entries import Entry, serves
 from mlflow_platform.operator.judging import said
 from mlflow_platform.operator.metrics import Metrics
 from mlflow_platform.operator.publishing import Publisher
 from mlflow_platform.operator.schedules import (
-    LABEL,
     SCHEDULED,
+    SCHEDULED_BY,
     WANTED,
     JobTemplate,
     Json,
@@ -65,7 +65,7 @@ class _Round:
 
 
 class ScheduleLoop(threading.Thread):
-    """`cluster` is the one whose gate is the leader's term; `namespace` the operator's own."""
+    """`cluster` is the one whose gate is the leader's term; `operator` is `NAMESPACE/NAME`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class ScheduleLoop(threading.Thread):
         term: Term,
         metrics: Metrics,
         *,
-        namespace: str,
+        operator: str,
         template: JobTemplate | None,
         interval: float,
     ) -> None:
@@ -85,8 +85,10 @@ class ScheduleLoop(threading.Thread):
         self._publisher = publisher
         self._term = term
         self._metrics = metrics
-        self._namespace = namespace
+        self._operator = operator
+        self._namespace, _, name = operator.partition("/")
         self._template = template
+        self._labels = template.labels if template is not None else {SCHEDULED_BY: name}
         self._interval = interval
         self._woken = threading.Event()
         self._settled: dict[str, tuple[str, str]] = {}
@@ -129,12 +131,13 @@ class ScheduleLoop(threading.Thread):
             self._cache.relist(["TrackingServer", *SCHEDULED])
         live: dict[str, Live] = {}
         for api_version, kind in _MADE:
-            objects = self._cluster.find(api_version, kind, self._namespace, LABEL)
+            objects = self._cluster.find(api_version, kind, self._namespace, self._labels)
             live[kind] = {found["metadata"]["name"]: found for found in objects}
-        found = _Round(live, self._cluster.find("batch/v1", "Job", self._namespace, LABEL))
+        found = _Round(live, self._cluster.find("batch/v1", "Job", self._namespace, self._labels))
         reasons: Counter[str] = Counter()
         for entry in self._cache.of_kinds(SCHEDULED):
-            if not entry.deleting:
+            ours = serves(self._operator, self._cache.server(entry.server))
+            if ours and not entry.deleting:
                 reasons[self._carry_out(entry, found)] += 1
         for api_version, kind in _MADE:
             for name in live[kind].keys() - found.kept:

@@ -1,4 +1,4 @@
-"""One leader among replicas, by a Lease (coordination.k8s.io/v1).
+"""One at a time among replicas, or among commands, by a Lease (coordination.k8s.io/v1).
 
 A leader's right to write ends at a moment of its own clock, counted from before its last renewal was sent and
 well before others may take over. It is looked at right before each request (`Term.check`), so that a leader
@@ -50,17 +50,17 @@ class Term:
     """The time for which this replica leads."""
 
     def __init__(self, until: float) -> None:
-        self._until = until
+        self.until = until
         self._ended = threading.Event()
 
     @property
     def over(self) -> bool:
-        return self._ended.is_set() or clock() >= self._until
+        return self._ended.is_set() or clock() >= self.until
 
     def extend(self, until: float) -> None:
         """A term that is over stays over."""
         if not self.over:
-            self._until = until
+            self.until = until
 
     def end(self) -> None:
         self._ended.set()
@@ -72,7 +72,7 @@ class Term:
 
     def wait(self, seconds: float) -> bool:
         """Wait for its end, at most so long; whether it is over."""
-        self._ended.wait(min(seconds, max(0.0, self._until - clock())))
+        self._ended.wait(min(seconds, max(0.0, self.until - clock())))
         return self.over
 
 
@@ -92,23 +92,22 @@ class Elector:
     def acquire(self, stop: threading.Event) -> Term | None:
         """Wait until this replica leads; None where `stop` comes first."""
         while not stop.is_set():
-            began = clock()
-            if self._try():
+            term = self._logged()
+            if term is not None:
                 log.info("leading as %s", self._identity)
-                return Term(began + self._timing.renew)
+                return term
             stop.wait(self._timing.retry * random.uniform(1.0, 1.2))  # noqa: S311 - no secret
         return None
 
     def keep(self, term: Term) -> None:
         """Renew until the term is over, which it is also when somebody else has the Lease."""
         while not term.wait(self._timing.retry):
-            began = clock()
-            if self._try():
-                term.extend(began + self._timing.renew)
+            again = self._logged()
+            if again is not None:
+                term.extend(again.until)
             elif self._seen and self._seen.get("holderIdentity") != self._identity:
                 break
         term.end()
-        log.warning("not leading any more")
 
     def release(self) -> None:
         """Give the Lease back, so that the next leader need not wait."""
@@ -120,16 +119,28 @@ class Elector:
         except PlatformError as error:
             log.warning("the lease could not be given back: %s", error.problem.what)
 
-    def _try(self) -> bool:
-        """Whether the Lease is ours now. What fails is said in the log and tried again."""
+    @property
+    def holder(self) -> str:
+        """Who had the Lease when it was last looked at; empty where nobody had."""
+        return str(self._seen.get("holderIdentity") or "")
+
+    def _logged(self) -> Term | None:
+        """As `take`; what fails is said in the log and tried again."""
         try:
-            return self._take()
-        except Rejected as error:
-            if error.code != "409":  # somebody was faster
-                log.warning("the lease: %s", error.problem.what)
+            return self.take()
         except PlatformError as error:
             log.warning("the lease: %s", error.problem.what)
-        return False
+        return None
+
+    def take(self) -> Term | None:
+        """The Lease, for the time of one renewal, if it is free or ours. `Rejected` without the right to."""
+        began = clock()
+        try:
+            return Term(began + self._timing.renew) if self._take() else None
+        except Rejected as error:
+            if error.code != "409":  # somebody was faster
+                raise
+        return None
 
     def _take(self) -> bool:
         _, _, namespace, name = self._place

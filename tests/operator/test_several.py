@@ -1,0 +1,90 @@
+"""Several operators in one cluster, and in one namespace: each serves its own tracking servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.chart import Chart, Release, find_chart
+from mlflow_platform.deploy import undeploy
+from mlflow_platform.errors import Transient
+from mlflow_platform.model.crd import FINALIZER, OPERATOR
+from tests.operator.running import OPS, Process, Site, document, eventually, experiment
+
+A, B = Release("a", "both"), Release("b", "both")
+
+
+def test_two_in_one_namespace_lead_and_each_serves_its_own(site: Site, operator: Process) -> None:
+    for server, name in (("of-first", "mlplatform"), ("of-second", "second")):
+        site.server(server)
+        patch = {"metadata": {"annotations": {OPERATOR: f"{OPS}/{name}"}}}
+        site.cluster.patch("mlplatform.io/v1alpha1", "TrackingServer", "", server, patch)
+    site.apply(experiment("mine", server="of-first"), experiment("theirs", server="of-second"))
+    site.reach("Experiment", "mine", "Synced")
+    operator.another_round(2)
+    assert site.find("Experiment", "theirs").get("status", {}).get("conditions", []) == []
+    assert site.experiment("theirs") == {}
+
+    with site.running("--name", "second"):
+        site.reach("Experiment", "theirs", "Synced")
+        assert operator.leading
+    # What is handed over is served by the next.
+    patch["metadata"] = {"annotations": {OPERATOR: f"{OPS}/mlplatform"}}
+    site.cluster.patch("mlplatform.io/v1alpha1", "TrackingServer", "", "of-second", patch)
+    site.set_tag("theirs", "team", "mine")
+    site.apply(experiment("theirs", server="of-second", tags={"team": "search"}))
+    eventually(lambda: site.experiment("theirs")["tags"].get("team") == "search", "the first serves it")
+
+
+def deployed(cluster: Cluster, chart: Chart, release: Release) -> None:
+    """The objects of a release with its operator, whose pods nobody starts here."""
+    values = chart.values(profile="local", settings=["operator.enabled=true"])
+    for manifest in chart.render(values, release):
+        cluster.apply(manifest.object)
+
+
+def held(cluster: Cluster, name: str) -> bool:
+    found = cluster.get("mlplatform.io/v1alpha1", "Experiment", "both", name)
+    assert found is not None
+    return FINALIZER in found["metadata"].get("finalizers", ())
+
+
+def test_undeploy_settles_what_nobody_serves_afterwards_and_nothing_else(cluster: Cluster) -> None:
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "both"}})
+    chart = find_chart()
+    for release in (A, B):
+        deployed(cluster, chart, release)
+    spec = {"trackingUri": "http://mlflow.invalid"}
+    cluster.apply(document("TrackingServer", "of-a", spec, "", operator="both/a"))
+    cluster.apply(document("TrackingServer", "of-b", spec, "", operator="both/b"))
+    cluster.apply(document("TrackingServer", "of-any", spec, ""))
+
+    def declared(name: str, server: str) -> dict[str, Any]:
+        one = experiment(name, "both", server=server, deletionPolicy="Delete")
+        return {**one, "metadata": {**one["metadata"], "finalizers": [FINALIZER]}}
+
+    for server in ("of-a", "of-b", "of-any", "of-none"):
+        cluster.apply(declared(server, server))
+    cluster.apply(declared("going", "of-b"))
+    cluster.delete("mlplatform.io/v1alpha1", "Experiment", "both", "going")
+    names = ("of-a", "of-b", "of-any", "of-none", "going")
+    try:
+        # Not waited for: b's operator deletes it, when it can.
+        assert "Deployment/a-operator" in undeploy(cluster, A, chart, delete_data=False, timeout=60)
+        assert {n for n in names if held(cluster, n)} == {"of-b", "of-any", "of-none", "going"}
+        with pytest.raises(Transient, match="Experiment/going is being deleted"):
+            undeploy(cluster, B, chart, delete_data=False, timeout=1)
+        patch: dict[str, Any] = {"metadata": {"finalizers": []}}
+        cluster.patch("mlplatform.io/v1alpha1", "Experiment", "both", "going", patch)
+        assert "Deployment/b-operator" in undeploy(cluster, B, chart, delete_data=False, timeout=60)
+        assert not [n for n in names[:-1] if held(cluster, n)]
+    finally:
+        for name in names:
+            cluster.patch(
+                "mlplatform.io/v1alpha1", "Experiment", "both", name, {"metadata": {"finalizers": []}}
+            )
+            cluster.delete("mlplatform.io/v1alpha1", "Experiment", "both", name)
+        for name in ("of-a", "of-b", "of-any"):
+            cluster.delete("mlplatform.io/v1alpha1", "TrackingServer", "", name)
