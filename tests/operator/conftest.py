@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,20 @@ def site(
     found = Site(control_plane, cluster, stack, tmp_path_factory.mktemp("operators"))
     found.server()
     return found
+
+
+@pytest.fixture(autouse=True)
+def none_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that failed leaves no operator running: it would lead while the next one waits."""
+    for shared in ("site", "operator"):  # what a module shares stays
+        if shared in request.fixturenames:
+            request.getfixturevalue(shared)
+    started = request.getfixturevalue("site").started if "site" in request.fixturenames else []
+    before = len(started)
+    yield
+    for process in started[before:]:
+        if process.process.poll() is None:
+            process.end(signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")

@@ -128,6 +128,7 @@ class Site:
     cluster: Cluster
     stack: Stack
     folder: Path
+    started: list[Process] = field(default_factory=list)
     api: MlflowApi = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,7 +151,8 @@ class Site:
             process = subprocess.Popen(
                 command, stdout=output, stderr=output, env={**os.environ, **(environment or {})}
             )
-        return Process(process, log)
+        self.started.append(Process(process, log))
+        return self.started[-1]
 
     @contextlib.contextmanager
     def running(self, *options: str, interval: float = INTERVAL) -> Iterator[Process]:
