@@ -162,6 +162,15 @@ def test_what_is_refused_takes_nobodys_place(tenants: Site) -> None:
     tenants.reach("Experiment", "to-come", "Synced")
 
 
+def test_a_strangers_document_that_is_dear_to_read_stops_nobody(tenants: Site) -> None:
+    """It is read before anything is known of its right to be declared."""
+    spec = {"matrix": {"a": ["x"]}, "template": {"name": "{{ a }}", "tags": {"k": "{{" + " " * 4990}}}
+    tenants.apply(document("ExperimentSet", "dear", spec, STRANGER))
+    tenants.apply(experiment("beside-the-dear", OPS))
+    tenants.reach("Experiment", "beside-the-dear", "Synced")
+    assert "is not closed" in tenants.reach("ExperimentSet", "dear", "Invalid", STRANGER)["message"]
+
+
 def test_a_forged_mark_has_nothing_deleted(tenants: Site, operator: Process) -> None:
     """Whoever may edit an object in MLflow can mark it as their document's; they may not delete it."""
     mine = experiment("forger", TEAM, name="team-a/forger", deletionPolicy="Delete")
