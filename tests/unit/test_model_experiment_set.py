@@ -106,13 +106,25 @@ HOSTILE: dict[str, dict[str, Any]] = {
         "template": {"name": "{{ a }}"},
         "exclude": [{"a": f"w{i:04}" + "ba" * 60} for i in range(1000)],
     },
-    "texts with placeholders make 1,56": {
-        "matrix": {"a": [f"v{i:04}" + "x" * 120 for i in range(5000)]},
-        "template": {"name": "{{ a }}", "tags": {f"k{i}": "{{a}}" * 39 for i in range(64)}},
+    "the members have 1,320,000 tags and grants": {
+        "matrix": {"a": [f"v{i:04}" for i in range(5000)]},
+        "template": {
+            "name": "{{ a }}",
+            "tags": {f"k{i}": "x" for i in range(64)},
+            "grants": [{"user": f"u{i}", "permission": "READ"} for i in range(200)],
+        },
+    },
+    "texts with placeholders make 62": {
+        "matrix": {"a": [f"v{i:04}" + "x" * 120 for i in range(2500)]},
+        "template": {
+            "name": "{{ a }}",
+            "description": "{{a}}" * 39,
+            "tags": {f"k{i}": "{{a}}" * 39 for i in range(50)},
+        },
     },
     "the matrix makes 99,856 members": {
         "matrix": {a: [f"v{i:03}" for i in range(316)] for a in ("a", "b")},
-        "template": {"name": "{{ a }}/{{ b }}", "tags": {f"k{i}": "x" * 5000 for i in range(64)}},
+        "template": {"name": "{{ a }}/{{ b }}", "tags": {f"k{i}": "x" * 5000 for i in range(5)}},
     },
 }
 

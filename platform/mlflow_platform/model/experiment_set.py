@@ -35,6 +35,8 @@ Axis = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^
 AxisValue = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 #: Most characters that the members may have together in texts with placeholders: each has its own copy.
 MAX_FILLED = 16_000_000
+#: Most tags and grants that they may have together: some 200 bytes of the operator's memory each.
+MAX_FIELDS = 250_000
 #: Of so many mistakes of one list, the nearest right value is looked for: it costs up to a millisecond each.
 _GUESSES = 3
 #: No `\s*` before and after, which takes cubic time where it does not match: documents are anybody's.
@@ -116,11 +118,18 @@ class ExperimentSetSpec(Spec):
         if total > MAX_COMBINATIONS:
             what = f"the matrix makes {total:,} combinations; at most {MAX_MEMBERS:,} members are possible"
             yield Mistake(("matrix",), what, "split the set, or take values out of an axis")
+        elif not found and (fields := self._fields(min(total, MAX_MEMBERS))) > MAX_FIELDS:
+            what = f"the members have {fields:,} tags and grants; at most {MAX_FIELDS:,} are possible"
+            yield Mistake(("template",), what, "give permissions by a role, or split the set")
         elif not found and (filled := self._filled(min(total, MAX_MEMBERS))) > MAX_FILLED:
             what = f"texts with placeholders make {filled:,} characters; at most {MAX_FILLED:,} are possible"
             yield Mistake(("template",), what, "shorten these texts, or split the set")
         elif not found:
             yield from self._member_mistakes()
+
+    def _fields(self, members: int) -> int:
+        """How many tags and grants so many members have."""
+        return members * (len(self.template.tags) + len(self.template.grants))
 
     def _filled(self, members: int) -> int:
         """About how many characters so many members have in texts with placeholders."""
