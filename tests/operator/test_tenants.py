@@ -154,6 +154,42 @@ def test_a_tenant_cannot_take_what_another_namespace_declares(tenants: Site) -> 
     assert tenants.experiment("team-a/shared")["lifecycle_stage"] == "active"
 
 
+def test_what_is_refused_takes_nobodys_place(tenants: Site) -> None:
+    tenants.apply(experiment("squatter", STRANGER, name="to-come"))
+    tenants.reach("Experiment", "squatter", "NotAllowed", STRANGER)
+    time.sleep(1.1)  # creation times are whole seconds
+    tenants.apply(experiment("to-come", OPS))
+    tenants.reach("Experiment", "to-come", "Synced")
+
+
+def test_a_strangers_document_that_is_dear_to_read_stops_nobody(tenants: Site) -> None:
+    """It is read before anything is known of its right to be declared."""
+    spec = {"matrix": {"a": ["x"]}, "template": {"name": "{{ a }}", "tags": {"k": "{{" + " " * 4990}}}
+    tenants.apply(document("ExperimentSet", "dear", spec, STRANGER))
+    tenants.apply(experiment("beside-the-dear", OPS))
+    tenants.reach("Experiment", "beside-the-dear", "Synced")
+    assert "is not closed" in tenants.reach("ExperimentSet", "dear", "Invalid", STRANGER)["message"]
+
+
+def test_a_forged_mark_has_nothing_deleted(tenants: Site, operator: Process) -> None:
+    """Whoever may edit an object in MLflow can mark it as their document's; they may not delete it."""
+    mine = experiment("forger", TEAM, name="team-a/forger", deletionPolicy="Delete")
+    tenants.apply(mine)
+    tenants.reach("Experiment", "forger", "Synced", TEAM)
+    mark = tenants.experiment("team-a/forger")["tags"]["mlplatform.io/mark"]
+    for name in ("team-b/live", "team-b/going"):
+        tenants.api.call("POST", "api/2.0/mlflow/experiments/create", json={"name": name})
+    tenants.set_tag("team-b/live", "mlplatform.io/mark", mark)
+    operator.another_round()
+    tenants.set_tag("team-b/going", "mlplatform.io/mark", mark)
+    tenants.delete("Experiment", "forger", TEAM)
+    tenants.gone("Experiment", "forger", TEAM)
+    operator.another_round()
+    assert tenants.experiment("team-a/forger")["lifecycle_stage"] == "deleted"
+    assert tenants.experiment("team-b/live")["lifecycle_stage"] == "active"
+    assert tenants.experiment("team-b/going")["lifecycle_stage"] == "active"
+
+
 def test_a_secret_is_of_the_documents_own_namespace(tenants: Site) -> None:
     """A tenant's Webhook cannot have the operator's Secrets sent to it."""
     tenants.server(allowed=[{**ALLOWED, "kinds": ["Webhook"]}])

@@ -94,3 +94,43 @@ def test_combinations_are_lazy() -> None:
         matrix={c: [str(i) for i in range(5000)] for c in "abcdefgh"}, exclude=[]
     )
     assert next(spec.combinations()) == dict.fromkeys("abcdefgh", "0")
+
+
+#: Each would take minutes, hours or gigabytes if its cost were not bounded: documents are anybody's.
+HOSTILE: dict[str, dict[str, Any]] = {
+    "is not closed": {
+        "template": {"name": "{{ brand }}/{{ tier }}", "tags": {f"k{i}": "{{" + " " * 4990 for i in range(9)}}
+    },
+    "which the axis a does not have": {
+        "matrix": {"a": [f"v{i:04}" + "ab" * 60 for i in range(5000)]},
+        "template": {"name": "{{ a }}"},
+        "exclude": [{"a": f"w{i:04}" + "ba" * 60} for i in range(1000)],
+    },
+    "the members have 1,320,000 tags and grants": {
+        "matrix": {"a": [f"v{i:04}" for i in range(5000)]},
+        "template": {
+            "name": "{{ a }}",
+            "tags": {f"k{i}": "x" for i in range(64)},
+            "grants": [{"user": f"u{i}", "permission": "READ"} for i in range(200)],
+        },
+    },
+    "texts with placeholders make 62": {
+        "matrix": {"a": [f"v{i:04}" + "x" * 120 for i in range(2500)]},
+        "template": {
+            "name": "{{ a }}",
+            "description": "{{a}}" * 39,
+            "tags": {f"k{i}": "{{a}}" * 39 for i in range(50)},
+        },
+    },
+    "the matrix makes 99,856 members": {
+        "matrix": {a: [f"v{i:03}" for i in range(316)] for a in ("a", "b")},
+        "template": {"name": "{{ a }}/{{ b }}", "tags": {f"k{i}": "x" * 5000 for i in range(5)}},
+    },
+}
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_a_hostile_document_is_refused_at_a_bounded_cost(words: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        make(**HOSTILE[words])
+    assert words in str(refused.value)

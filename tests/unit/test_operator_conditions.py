@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_platform.model.crd import MAX_FAILURE, MAX_FAILURES
 from mlflow_platform.operator.conditions import (
     IDLE,
     READY,
@@ -83,3 +84,9 @@ def test_a_set_says_its_first_failures_and_what_others_wrote_is_kept() -> None:
     assert found is not None
     assert "stoppedPlan" not in found
     assert found["version"] == "1"
+
+
+def test_what_members_say_is_cut_to_what_the_definition_takes() -> None:
+    """Else the API server would refuse the whole status, again and again."""
+    found = members_status(Members(30, 0, [(f"m{i}", "x" * 100_000) for i in range(30)]))["failures"]
+    assert [len(f["message"]) for f in found] == [MAX_FAILURE] * MAX_FAILURES

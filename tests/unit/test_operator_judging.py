@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
+from mlflow_platform.apply.ledger import Ledger
+from mlflow_platform.apply.rounds import Round
+from mlflow_platform.errors import Problem
 from mlflow_platform.model.crd import FINALIZER
 from mlflow_platform.model.tracking_server import Allowance, NamespaceSelector
 from mlflow_platform.operator.conditions import Reason
 from mlflow_platform.operator.entries import ABANDON, Entry, contested, read
-from mlflow_platform.operator.judging import judge, restrict
+from mlflow_platform.operator.judging import Verdicts, judge, restrict
 from mlflow_platform.operator.tenancy import selects
 from mlflow_platform.plan.engine import Plan
-from mlflow_platform.plan.objects import Action, Change, Key
+from mlflow_platform.plan.objects import Action, Change, Key, ObjectProblem
 
 OPS = "ops"
 
@@ -97,7 +100,7 @@ def test_judging_puts_every_document_in_one_place() -> None:
         entry("tenant", namespace="team"),
         entry("going", metadata={"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": [FINALIZER]}),
     ]
-    judged = judge(entries, None, [], {}, OPS)
+    judged = judge(entries, None, [], {"team": {}}, OPS)
     assert set(judged.live) == {"Experiment/ops/live"}
     reasons = {origin: outcome.reason for origin, (_, outcome) in judged.refused.items()}
     assert reasons == {"Experiment/ops/wrong": Reason.INVALID, "Experiment/team/tenant": Reason.NOT_ALLOWED}
@@ -144,6 +147,61 @@ def test_a_scoped_plan_touches_what_it_was_made_for() -> None:
     assert [c.origin for c in restrict(plan, judged, {"Experiment/ops/a"}).changes] == ["Experiment/ops/a"]
 
 
+def tenant(prefix: str, *kinds: str, **selector: Any) -> Allowance:
+    fields = {"namespaceSelector": selector, "kinds": [*kinds], "namePrefixes": [prefix]}
+    return Allowance.model_validate(fields)
+
+
+def test_what_may_not_be_declared_takes_nobodys_place() -> None:
+    squatter = entry("a", namespace="stranger", spec={"name": "wanted"})
+    younger = {"creationTimestamp": "2026-01-02T00:00:00Z"}
+    wanted = entry("b", spec={"name": "wanted"}, metadata=younger)
+    judged = judge([squatter, wanted], None, [], {"stranger": {}}, OPS)
+    assert set(judged.live) == {"Experiment/ops/b"}
+    assert judged.refused["Experiment/stranger/a"][1].reason is Reason.NOT_ALLOWED
+
+
+def test_a_namespace_whose_labels_are_not_known_is_selected_by_nothing() -> None:
+    allowed = [tenant("", "Experiment", matchExpressions=[{"key": "guest", "operator": "DoesNotExist"}])]
+    new = entry("a", namespace="new")
+    assert judge([new], None, allowed, {}, OPS).refused[new.origin][1].reason is Reason.WAITING
+    assert new.origin in judge([new], None, allowed, {"new": {"guest": "1"}}, OPS).refused
+    assert new.origin in judge([new], None, allowed, {"new": {}}, OPS).live
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (Key("Experiment", "default", "a/x"), Action.DELETE),
+        (Key("Experiment", "default", "b/x"), Action.FORGET),
+        (Key("Experiment", "other", "a/x"), Action.FORGET),
+        (Key("RegisteredModel", "default", "a/x"), Action.FORGET),
+    ],
+)
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_mark_gives_a_tenants_document_no_right_to_an_object(
+    key: Key, expected: Action, deleted: bool
+) -> None:
+    """Whoever may edit an object in MLflow can write a mark on it."""
+    going = {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": [FINALIZER]} if deleted else {}
+    mine = entry("e", namespace="t", metadata=going, spec={"name": "a/e", "deletionPolicy": "Delete"})
+    judged = judge([mine], None, [tenant("a/", "Experiment", "RegisteredModel")], {"t": {}}, OPS)
+    plan = Plan("k8s:x", (Change(Action.DELETE, key, mine.origin, "", base="there"),))
+    assert [c.action for c in restrict(plan, judged).changes] == [expected]
+
+
+def test_a_tenant_is_not_told_names_of_others() -> None:
+    target = Key("Experiment", "default", "a/secret")
+    for namespace, told in ((OPS, True), ("t", False)):
+        mine = entry("a-x", namespace=namespace)
+        judged = judge([mine], None, [tenant("a-", "Experiment")], {"t": {}}, OPS)
+        problem = Problem(f"there is no {target}", "did you mean: b/secret?")
+        found = ObjectProblem(mine.desired[0].key, mine.origin, problem, blocked=True)
+        plan = Plan("k8s:x", (), (found,))
+        outcome, _ = Verdicts(Round(plan, mine.desired, {}, Ledger(None, "")), plan, judged).of(mine)
+        assert ("b/secret" in outcome.message) is told
+
+
 @pytest.mark.parametrize(
     ("selector", "labels", "expected"),
     [
@@ -169,6 +227,6 @@ def test_one_entry_must_permit_the_whole_document() -> None:
         Allowance.model_validate({"namespaceSelector": {}, "kinds": ["Prompt"], "namePrefixes": ["a-"]}),
         Allowance.model_validate({"namespaceSelector": {}, "kinds": ["Experiment"], "namePrefixes": ["b-"]}),
     ]
-    found = judge([entry("a-x", namespace="t"), entry("b-x", namespace="t")], None, allowed, {}, OPS)
+    found = judge([entry("a-x", namespace="t"), entry("b-x", namespace="t")], None, allowed, {"t": {}}, OPS)
     assert set(found.live) == {"Experiment/t/b-x"}
     assert set(found.refused) == {"Experiment/t/a-x"}

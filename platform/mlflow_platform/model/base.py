@@ -7,7 +7,7 @@ kube-apiserver to accept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, model_validator
@@ -97,9 +97,9 @@ class Mistake:
     path: tuple[Step, ...]
     what: str
     remedy: str
-    among: tuple[str, ...] = ()
+    among: tuple[str, ...] = field(default=(), repr=False)
     """For a name that is not known: the names there are. While one of these is itself mistaken, so may
-    this mistake be."""
+    this mistake be. Not shown: pydantic puts all that a mistake is into words, thousands of times."""
 
     def under(self, *head: Step) -> Mistake:
         """The same mistake, seen from further up."""

@@ -30,6 +30,8 @@ _READY = '.status.conditions[?(@.type=="Ready")]'
 MAX_MESSAGE, MAX_REASON = 32_768, 1_024
 #: How many failed members the status of an ExperimentSet names.
 MAX_FAILURES = 20
+#: Characters that it keeps of what each says: with the document they must fit into etcd's 1.5 MB.
+MAX_FAILURE = 2_000
 
 
 #: A document that nobody carries out must not be accepted; a test holds that the operator knows each. Backup

@@ -33,7 +33,14 @@ MAX_MEMBERS = 5000
 MAX_COMBINATIONS = 100_000
 Axis = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 AxisValue = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-_PLACEHOLDER = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+#: Most characters that the members may have together in texts with placeholders: each has its own copy.
+MAX_FILLED = 16_000_000
+#: Most tags and grants that they may have together: some 200 bytes of the operator's memory each.
+MAX_FIELDS = 250_000
+#: Of so many mistakes of one list, the nearest right value is looked for: it costs up to a millisecond each.
+_GUESSES = 3
+#: No `\s*` before and after, which takes cubic time where it does not match: documents are anybody's.
+_PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 
 AxisValues = dict[str, str]
 
@@ -111,14 +118,36 @@ class ExperimentSetSpec(Spec):
         if total > MAX_COMBINATIONS:
             what = f"the matrix makes {total:,} combinations; at most {MAX_MEMBERS:,} members are possible"
             yield Mistake(("matrix",), what, "split the set, or take values out of an axis")
+        elif not found and (fields := self._fields(min(total, MAX_MEMBERS))) > MAX_FIELDS:
+            what = f"the members have {fields:,} tags and grants; at most {MAX_FIELDS:,} are possible"
+            yield Mistake(("template",), what, "give permissions by a role, or split the set")
+        elif not found and (filled := self._filled(min(total, MAX_MEMBERS))) > MAX_FILLED:
+            what = f"texts with placeholders make {filled:,} characters; at most {MAX_FILLED:,} are possible"
+            yield Mistake(("template",), what, "shorten these texts, or split the set")
         elif not found:
             yield from self._member_mistakes()
+
+    def _fields(self, members: int) -> int:
+        """How many tags and grants so many members have."""
+        return members * (len(self.template.tags) + len(self.template.grants))
+
+    def _filled(self, members: int) -> int:
+        """About how many characters so many members have in texts with placeholders."""
+        mean = {axis: math.fsum(map(len, values)) / len(values) for axis, values in self.matrix.items()}
+        each = 0.0
+        for _, text in _strings(self.template.model_dump(exclude_unset=True), ()):
+            if names := _placeholders(text):
+                each += len(_PLACEHOLDER.sub("", text)) + sum(mean[name] for name in names)
+        return round(each * members)
 
     def _axis_mistakes(self) -> Iterator[Mistake]:
         for axis, values in self.matrix.items():
             for mistake in repeated(axis, values, "value"):
                 yield mistake.under("matrix")
         axes = tuple(self.matrix)
+        known = {axis: dict.fromkeys(values) for axis, values in self.matrix.items()}
+        there = {axis: tuple(values) for axis, values in known.items()}
+        guesses = 0
         for i, entry in enumerate(self.exclude):
             if not entry:
                 yield Mistake(
@@ -128,26 +157,28 @@ class ExperimentSetSpec(Spec):
                 if axis not in self.matrix:
                     what = f"exclude names the axis {axis}, which the matrix does not have"
                     yield Mistake(("exclude", i, axis), what, suggestion(axis, self.matrix), axes)
-                elif value not in self.matrix[axis]:
+                elif value not in known[axis]:
                     what = f"exclude names the value {value!r}, which the axis {axis} does not have"
-                    there = tuple(dict.fromkeys(self.matrix[axis]))
-                    yield Mistake(("exclude", i, axis), what, suggestion(value, there), there)
+                    guesses += 1
+                    remedy = suggestion(value, there[axis]) if guesses <= _GUESSES else "correct or remove it"
+                    yield Mistake(("exclude", i, axis), what, remedy, there[axis])
 
     def _placeholder_mistakes(self) -> Iterator[Mistake]:
         for path, text in _strings(self.template.model_dump(exclude_unset=True), ("template",)):
-            for name in dict.fromkeys(_PLACEHOLDER.findall(text)):
+            for name in dict.fromkeys(_placeholders(text)):
                 if name not in self.matrix:
                     what = f"the placeholder {{{{ {name} }}}} names no axis of the matrix"
                     yield Mistake(path, what, suggestion(name, self.matrix), tuple(self.matrix))
             left = _PLACEHOLDER.sub("", text)
             if "{{" in left or "}}" in left:
                 yield Mistake(path, "a placeholder is not closed", "write it as {{ axis }}")
+        placed = _placeholders(self.template.name)
         for axis, values in self.matrix.items():
-            if len(values) > 1 and axis not in _PLACEHOLDER.findall(self.template.name):
+            if len(values) > 1 and axis not in placed:
                 what = (
                     f"the axis {axis} is not part of the name, so its {len(values)} members would share one"
                 )
-                close = nearest(axis, _PLACEHOLDER.findall(self.template.name))
+                close = nearest(axis, placed)
                 if close is None or close in self.matrix:  # else the unknown placeholder is the mistake
                     yield Mistake(
                         ("template", "name"), what, f"add {{{{ {axis} }}}} to it, or remove the axis"
@@ -160,6 +191,8 @@ class ExperimentSetSpec(Spec):
         count = 0
         for values in self.combinations():
             count += 1
+            if count > MAX_MEMBERS:
+                continue  # too many in any case
             found = []
             try:
                 member = ExperimentSpec.model_validate(_fill_all(content, values))
@@ -204,7 +237,12 @@ class ExperimentSet(Document):
 
 def fill(text: str, values: AxisValues) -> str:
     """A text with its placeholders filled. Raises KeyError for one that names no axis."""
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], text) if "{{" in text else text
+    return _PLACEHOLDER.sub(lambda match: values[match[1].strip()], text) if "{{" in text else text
+
+
+def _placeholders(text: str) -> list[str]:
+    """The axes that a text names, in its order."""
+    return [name.strip() for name in _PLACEHOLDER.findall(text)]
 
 
 def _fill_all(content: Any, values: AxisValues) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from mlflow_platform.model.crd import MAX_FAILURES, MAX_MESSAGE
+from mlflow_platform.model.crd import MAX_FAILURE, MAX_FAILURES, MAX_MESSAGE
 
 Json = dict[str, Any]
 
@@ -134,7 +134,9 @@ def status(
 
 def members_status(members: Members) -> Json:
     """The part of the status that only an ExperimentSet has."""
-    failures = [{"name": name, "message": text} for name, text in members.failures[:MAX_FAILURES]]
+    failures = [
+        {"name": name, "message": text[:MAX_FAILURE]} for name, text in members.failures[:MAX_FAILURES]
+    ]
     return {"members": members.declared, "ready": members.ready, "failures": failures}
 
 

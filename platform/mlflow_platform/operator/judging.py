@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,9 +13,9 @@ from mlflow_platform.model.experiment_set import ExperimentSet
 from mlflow_platform.model.tracking_server import Allowance
 from mlflow_platform.operator.conditions import Members, Outcome, Reason
 from mlflow_platform.operator.entries import Entry, contested
-from mlflow_platform.operator.tenancy import refusal
+from mlflow_platform.operator.tenancy import reaches, refusal
 from mlflow_platform.plan.engine import Plan
-from mlflow_platform.plan.objects import Action, Change, Desired, Key, SecretRef
+from mlflow_platform.plan.objects import Action, Change, Desired, Key, ObjectProblem, SecretRef
 from mlflow_platform.plan.render import field_text
 
 
@@ -29,6 +29,10 @@ class Judged:
     """Those that are not, and why; what they declared before stays as it is."""
     deleting: Mapping[str, Entry]
     """Those that are about to go."""
+    reaches: Callable[[Entry, Key], bool]
+    """Whether a document may be about an object, whatever the object's mark says."""
+    namespace: str
+    """The operator's own."""
 
     @property
     def desired(self) -> list[Desired]:
@@ -44,23 +48,38 @@ def judge(
 ) -> Judged:
     """Sort the documents of one server. `namespace` is the operator's own, which may declare everything."""
     staying = [e for e in entries if not e.deleting]
-    twice = contested(staying)
-    live: dict[str, Entry] = {}
     refused: dict[str, tuple[Entry, Outcome]] = {}
     for entry in staying:
         problem, reason = entry.mistake, Reason.INVALID
         if problem is None and entry.document is not None and entry.namespace != namespace:
-            reason = Reason.NOT_ALLOWED
-            problem = refusal(entry.document, entry.desired, allowed, labels.get(entry.namespace, {}))
-        if problem is None:
-            problem, reason = twice.get(entry.origin), Reason.CONFLICT
+            of_namespace = labels.get(entry.namespace)
+            if of_namespace is None:  # without labels, it would be selected by what it must not have
+                what = f"the labels of the namespace {entry.namespace} are not known yet"
+                problem, reason = Problem(what), Reason.WAITING
+            else:
+                reason = Reason.NOT_ALLOWED
+                problem = refusal(entry.document, entry.desired, allowed, of_namespace)
+        if problem is not None:
+            refused[entry.origin] = entry, Outcome(reason, said(problem))
+    fit = [e for e in staying if e.origin not in refused]
+    twice = contested(fit)  # what may not be declared takes nobody's place
+    live: dict[str, Entry] = {}
+    for entry in fit:
+        problem, reason = twice.get(entry.origin), Reason.CONFLICT
         if problem is None and target is not None:
             problem, reason = _not_offered(entry.desired, target), Reason.REJECTED
         if problem is None:
             live[entry.origin] = entry
         else:
             refused[entry.origin] = entry, Outcome(reason, said(problem))
-    return Judged(live, refused, {e.origin: e for e in entries if e.deleting})
+
+    def within(entry: Entry, key: Key) -> bool:
+        of_namespace = labels.get(entry.namespace)
+        return entry.namespace == namespace or (
+            of_namespace is not None and reaches(entry.kind, key, allowed, of_namespace)
+        )
+
+    return Judged(live, refused, {e.origin: e for e in entries if e.deleting}, within, namespace)
 
 
 def _not_offered(desired: Iterable[Desired], target: Target) -> Problem | None:
@@ -103,6 +122,9 @@ def restrict(
 
 
 def _given_up(change: Change, origin: str, judged: Judged) -> Change:
+    entry = judged.deleting.get(origin) or judged.live.get(origin)
+    if entry is not None and not judged.reaches(entry, change.key):
+        return replace(change, action=Action.FORGET, reason="its document may not be about it: it stays")
     entry = judged.deleting.get(origin)
     if entry is not None and change.base != "absent":
         if entry.held and not entry.abandoned:
@@ -148,7 +170,8 @@ class Verdicts:
         for change in self.plan.losses:
             self._losses.setdefault(document_of(change.origin), []).append(change.key)
         for problem in self.plan.problems:
-            self._of[problem.key] = Outcome(self._reason(problem.key, problem.blocked), said(problem.problem))
+            text = said(self._for_its_namespace(problem))
+            self._of[problem.key] = Outcome(self._reason(problem.key, problem.blocked), text)
         for change in self.plan.held:
             self._of[change.key] = Outcome(Reason.DIFFERS, f"the server differs: {fields_of(change)}")
         for change in self.plan.changes:
@@ -156,6 +179,13 @@ class Verdicts:
                 self._of[change.key] = Outcome(Reason.BRAKE_STOPPED, self.stopped)
             else:
                 self._owed.setdefault(document_of(change.origin), set()).add(change.key)
+
+    def _for_its_namespace(self, found: ObjectProblem) -> Problem:
+        """Without a guess at what a tenant meant: that would name other tenants' objects and users."""
+        entry = self.judged.live.get(document_of(found.origin))
+        if not found.blocked or entry is None or entry.namespace == self.judged.namespace:
+            return found.problem
+        return replace(found.problem, remedy="declare it, or correct the name")
 
     def _reason(self, key: Key, blocked: bool) -> Reason:
         found = self.round.observed.get(key)

@@ -100,11 +100,11 @@ class Publisher:
             about["namespace"] = entry.namespace
         text = note.encode()[:_MAX_NOTE].decode(errors="ignore")
         namespace = "default" if cluster_scoped else entry.namespace
-        now = _now()
+        now, name = _now(), f"{entry.name[:200].rstrip('-.')}.{uuid.uuid4().hex[:16]}"
         event = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{entry.name[:200]}.{uuid.uuid4().hex[:16]}", "namespace": namespace},
+            "metadata": {"name": name, "namespace": namespace},
             "involvedObject": about,
             "type": type_,
             "reason": reason,

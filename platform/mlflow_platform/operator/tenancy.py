@@ -13,7 +13,7 @@ from mlflow_platform.errors import Problem
 from mlflow_platform.model.base import Document
 from mlflow_platform.model.role import MLflowRole
 from mlflow_platform.model.tracking_server import Allowance, NamespaceSelector
-from mlflow_platform.plan.objects import Desired
+from mlflow_platform.plan.objects import Desired, Key
 
 #: Kinds that only the operator's namespace may declare.
 OPERATORS_OWN = frozenset({"MLflowUser", "Workspace", "RetentionPolicy"})
@@ -54,18 +54,23 @@ def refusal(
     return Problem(f"the namespace {namespace} may not declare this: {reasons[0]}", remedy)
 
 
+def reaches(kind: str, key: Key, allowed: Sequence[Allowance], labels: Mapping[str, str]) -> bool:
+    """Whether a document of this kind in a namespace with these labels may be about an object. What says so
+    on the server is only a tag: whoever may edit the object can write one that names their own document."""
+    made = "Experiment" if kind == "ExperimentSet" else kind
+    return key.kind == made and any(
+        kind in a.kinds and next(_outside(kind, key, a), None) is None
+        for a in allowed
+        if selects(a.namespaceSelector, labels)
+    )
+
+
 def _against(document: Document, desired: Sequence[Desired], allowance: Allowance) -> Iterator[str]:
     if document.kind not in allowance.kinds:
         yield f"its kinds are {', '.join(allowance.kinds)}, not {document.kind}"
         return
     for item in desired:
-        if item.key.workspace not in allowance.workspaces:
-            yield f"the workspace {item.key.workspace!r} is none of its own ({_list(allowance.workspaces)})"
-        if document.kind == "MLflowRole":
-            if item.key.name not in allowance.roles:
-                yield f"the role {item.key.name!r} is none of its own ({_list(allowance.roles)})"
-        elif not _fenced(item.key.name, allowance):
-            yield f"the name {item.key.name!r} does not begin with {_prefixes(allowance)}"
+        yield from _outside(document.kind, item.key, allowance)
     if isinstance(document, MLflowRole):
         yield from _permissions(document, allowance)
     for location in _locations(desired):
@@ -75,6 +80,16 @@ def _against(document: Document, desired: Sequence[Desired], allowance: Allowanc
                 if allowance.artifactLocations
                 else f"it may name no location of artifacts, such as {location!r}"
             )
+
+
+def _outside(kind: str, key: Key, allowance: Allowance) -> Iterator[str]:
+    if key.workspace not in allowance.workspaces:
+        yield f"the workspace {key.workspace!r} is none of its own ({_list(allowance.workspaces)})"
+    if kind == "MLflowRole":
+        if key.name not in allowance.roles:
+            yield f"the role {key.name!r} is none of its own ({_list(allowance.roles)})"
+    elif not _fenced(key.name, allowance):
+        yield f"the name {key.name!r} does not begin with {_prefixes(allowance)}"
 
 
 def _permissions(document: MLflowRole, allowance: Allowance) -> Iterator[str]:

@@ -27,6 +27,9 @@ from mlflow_platform.plan.objects import (
     short,
 )
 
+#: For so many references of an object that lead nowhere, the nearest name is looked for.
+_GUESSES = 3
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -134,11 +137,11 @@ def _unknown(want: Desired, missing: Sequence[Key], known: Collection[Key]) -> P
     """All references of an object to what neither the documents nor the server have."""
     named = ", ".join(str(key) for key in missing)
     what = f"{want.key} refers to {named}, which neither the documents nor the server have"
-    like = {
+    like = {  # of a few: a role has up to 500 references, a server thousands of names
         key.name: nearest(
             key.name, [k.name for k in known if (k.kind, k.workspace) == (key.kind, key.workspace)]
         )
-        for key in missing
+        for key in missing[:_GUESSES]
     }
     meant = [f"{name} -> {found}" for name, found in like.items() if found]
     remedy = f"did you mean: {', '.join(meant)}?" if meant else "declare it, or correct the name"
