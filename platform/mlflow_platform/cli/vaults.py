@@ -1,27 +1,23 @@
-"""What `backup` works on: the databases, stores and keys of a platform, and the place of its backups."""
+"""What `backup` works on: the place of backups, a platform, and databases for a drill."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_platform.cli import output
+from mlflow_platform.cli import stores
 from mlflow_platform.errors import BadInput
 
 if TYPE_CHECKING:
     from mlflow_platform.adapters.postgres import Database
     from mlflow_platform.adapters.s3 import S3Login
     from mlflow_platform.adapters.trees import Tree
-    from mlflow_platform.backup.keys import ServerKeys
     from mlflow_platform.backup.restore import Target
     from mlflow_platform.backup.vault import Vault
-    from mlflow_platform.config.secrets import SecretSource
     from mlflow_platform.model.backup_schedule import BackupSchedule
-    from mlflow_platform.model.base import SecretReference
-    from mlflow_platform.model.tracking_server import TrackingServer
 
 ACCESS_KEY, SECRET_KEY = "MLPLATFORM_BACKUP_ACCESS_KEY_ID", "MLPLATFORM_BACKUP_SECRET_ACCESS_KEY"
 
@@ -54,9 +50,9 @@ def open_vault(
         document = None
     else:
         document = _schedule(paths, str(schedule))
-        source = _secrets(secrets)
+        source = stores.secret_source(secrets)
         where = document.spec.destination
-        place = tree(where.uri, _documented_login(where, source, document), create=create)
+        place = tree(where.uri, stores.described_login(where, source, document), create=create)
         reference = document.spec.encryptionKeySecretRef
         if reference is not None and key is None:
             text = source.resolve(reference.name, reference.key, document.metadata.namespace)
@@ -75,40 +71,10 @@ def _login(at: str, endpoint: str | None, region: str | None) -> S3Login:
     return S3Login(endpoint, region, os.environ.get(ACCESS_KEY), os.environ.get(SECRET_KEY))
 
 
-def _documented_login(where: Any, source: SecretSource, document: Any) -> S3Login:
-    """That of a store as documents describe one."""
-    from mlflow_platform.adapters.s3 import S3Login
-
-    return S3Login(
-        where.endpoint,
-        where.region,
-        _value(source, where.accessKeySecretRef, document),
-        _value(source, where.secretKeySecretRef, document),
-    )
-
-
-def _value(source: SecretSource, reference: SecretReference | None, document: Any) -> str | None:
-    if reference is None:
-        return None
-    return source.resolve(reference.name, reference.key, document.metadata.namespace)
-
-
-def _secrets(setting: str | None) -> SecretSource:
-    from mlflow_platform.config.secrets import SecretSource
-
-    return SecretSource(setting, os.environ, output.note)
-
-
-def _documents(paths: tuple[Path, ...]) -> Sequence[Any]:
-    from mlflow_platform.config import load
-
-    return [one.document for one in load(paths).documents] if paths else []
-
-
 def _schedule(paths: tuple[Path, ...], name: str) -> BackupSchedule:
     from mlflow_platform.model.backup_schedule import BackupSchedule
 
-    found = [d for d in _documents(paths) if isinstance(d, BackupSchedule)]
+    found = [d for d in stores.read(paths) if isinstance(d, BackupSchedule)]
     for document in found:
         if document.metadata.name == name:
             return document
@@ -129,7 +95,9 @@ def reaching(schedule: BackupSchedule | None, place: Mapping[str, Any]) -> Calla
             place["endpoint"], place["region"], os.environ.get(ACCESS_KEY), os.environ.get(SECRET_KEY)
         )
     else:
-        login = _documented_login(schedule.spec.destination, _secrets(place["secrets"]), schedule)
+        login = stores.described_login(
+            schedule.spec.destination, stores.secret_source(place["secrets"]), schedule
+        )
     return lambda uri: tree(uri, login)
 
 
@@ -150,7 +118,7 @@ def open_scratch(
         return
     drill = schedule.spec.drill if schedule else None
     if schedule is not None and drill is not None and drill.databaseUriSecretRef is not None:
-        uri = _value(_secrets(secrets), drill.databaseUriSecretRef, schedule)
+        uri = stores.secret(stores.secret_source(secrets), drill.databaseUriSecretRef, schedule)
         yield Database(uri or ""), None
         return
     from mlflow_platform.local.scratch import scratch_postgres
@@ -161,126 +129,24 @@ def open_scratch(
 
 @contextmanager
 def open_platform(server: str, place: Mapping[str, Any]) -> Iterator[Target]:
-    """A platform: its TrackingServer document's, for `default` the environment's, else the local stack."""
-    from mlflow_platform.model.tracking_server import TrackingServer
-
-    described = next(
-        (
-            d
-            for d in _documents(place["paths"])
-            if isinstance(d, TrackingServer) and d.metadata.name == server
-        ),
-        None,
-    )
-    if described is not None and described.spec.database is not None:
-        found = _described(described, _secrets(place["secrets"]))
-    elif server == "default":
-        found = _surrounding()
-    else:
-        raise BadInput(
-            f"there is no TrackingServer document {server!r} with spec.database",
-            remedy="add it, so that the databases and the artifact stores are known",
-        )
-    try:
-        yield found
-    finally:
-        found.platform.close()
-        for store in found.stores:
-            store.close()
-
-
-def _described(document: TrackingServer, source: SecretSource) -> Target:
-    spec = document.spec
-    if spec.artifacts is None or spec.database is None:
-        raise BadInput(
-            f"TrackingServer {document.metadata.name} has no spec.artifacts",
-            remedy="write where its artifacts are: spec.artifacts.destination",
-        )
-    user = _value(source, spec.credentials.usernameSecretRef, document) if spec.credentials else None
-    password = _value(source, spec.credentials.passwordSecretRef, document) if spec.credentials else None
-    return _target(
-        _value(source, spec.database.uriSecretRef, document) or "",
-        _value(source, spec.database.authUriSecretRef, document),
-        spec.artifacts.destination,
-        spec.artifacts.roots,
-        _documented_login(spec.artifacts, source, document),
-        _environment_keys(os.environ),
-        (user, password) if user and password else None,
-    )
-
-
-def _surrounding() -> Target:
+    """A platform, found as `stores.find` does."""
     from mlflow_platform.adapters.postgres import Database
-    from mlflow_platform.adapters.s3 import S3Login
-
-    environment: Mapping[str, str] = os.environ
-    database = Database.of_environment(environment)
-    if database is not None:
-        root = environment.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "")
-        user = environment.get("MLFLOW_AUTH_ADMIN_USERNAME")
-        password = environment.get("MLFLOW_AUTH_ADMIN_PASSWORD")
-        return _target(
-            database.uri,
-            environment.get("MLPLATFORM_AUTH_DATABASE_URI"),
-            environment.get("MLFLOW_ARTIFACTS_DESTINATION"),
-            [root] if root and not root.startswith("mlflow-artifacts:") else [],
-            S3Login(environment.get("MLFLOW_S3_ENDPOINT_URL"), environment.get("AWS_DEFAULT_REGION")),
-            _environment_keys(environment),
-            (user, password) if user and password else None,
-        )
-    from mlflow_platform.backup.keys import ServerKeys
-    from mlflow_platform.local import credentials
-    from mlflow_platform.local.folder import find
-    from mlflow_platform.local.stack import Stack
-
-    stack = Stack(find())
-    if not stack.status().exists:
-        raise BadInput(
-            "no database: none is given and no local stack is running",
-            remedy="name a TrackingServer document with spec.database, set MLFLOW_BACKEND_STORE_URI, "
-            "or start one with `mlplatform up`",
-        )
-    local, kept = stack.endpoints(), credentials.load(stack.folder)
-    return _target(
-        local.database_uri,
-        local.auth_database_uri,
-        f"s3://{local.s3_bucket}",
-        [],
-        S3Login(local.s3_endpoint, "us-east-1", local.s3_access_key, local.s3_secret_key),
-        ServerKeys(kept.kek_passphrase, kept.webhook_key),
-        (local.username, local.password),
-    )
-
-
-def _environment_keys(environment: Mapping[str, str]) -> ServerKeys:
-    from mlflow_platform.backup.keys import VARIABLES, ServerKeys
-
-    return ServerKeys(environment.get(VARIABLES["gateway"], ""), environment.get(VARIABLES["webhook"], ""))
-
-
-def _target(
-    tracking: str,
-    auth: str | None,
-    destination: str | None,
-    direct: Sequence[str],
-    login: S3Login,
-    keys: ServerKeys,
-    admin: tuple[str, str] | None,
-) -> Target:
-    from mlflow_platform.adapters.files import FileStore
-    from mlflow_platform.adapters.postgres import Database
-    from mlflow_platform.adapters.s3 import S3Store
     from mlflow_platform.adapters.trees import tree
     from mlflow_platform.backup.create import Platform
     from mlflow_platform.backup.restore import Target
 
-    uris = [*([destination] if destination else []), *direct]
+    found = stores.find(server, stores.read(place["paths"]), place["secrets"])
     platform = Platform(
-        Database(tracking),
-        Database(auth) if auth and auth != tracking else None,
-        tree(destination, login) if destination else None,
-        [tree(uri, login) for uri in direct],
-        keys,
+        Database(found.database),
+        Database(found.auth) if found.auth and found.auth != found.database else None,
+        tree(found.destination, found.login) if found.destination else None,
+        [tree(uri, found.login) for uri in found.roots],
+        found.keys,
     )
-    stores = [S3Store(uri, login) if uri.startswith("s3://") else FileStore(uri) for uri in uris]
-    return Target(platform, admin, stores=stores)
+    target = Target(platform, found.admin, stores=[stores.open_store(u, found.login) for u in found.all])
+    try:
+        yield target
+    finally:
+        platform.close()
+        for store in target.stores:
+            store.close()
