@@ -28,6 +28,7 @@ from tests.faults.test_retention import Dying
 from tests.retention.conftest import World
 
 OLD = {"runs": {"olderThan": "90d"}, "traces": {"olderThan": "90d"}}
+WHOLE = {"experiments": {"softDeletedFor": "0s"}}
 GONE = {"runs": {"softDeletedFor": "0s"}}
 
 
@@ -80,6 +81,54 @@ def test_what_a_policy_purges_is_archived_and_comes_back_as_it_was(world: World,
     world.sql.execute("update mlplatform.purged set next_at = now() where state = 'watched'")
     world.retain(rules={"runs": OLD["runs"]})
     assert Contents(world).objects == before.objects, "nor do its objects go by an old journal entry"
+
+
+def test_a_deleted_experiment_is_archived_whole(world: World, folder: FileStore) -> None:
+    journal.open_journal(world.sql)
+    fill(world)
+    before = Contents(world)
+    world.call("experiments/delete", experiment_id=world.experiment)
+    whole = Contents(world)
+    changes = {
+        "trace": "insert into trace_tags (key, value, request_id) select 'late', 'x', unnest(%(t)s::text[])",
+        "run": "insert into tags select 'late', 'x', unnest(%(r)s::text[])",
+        "logged model": "insert into logged_model_tags select unnest(%(m)s::text[]), %(e)s, 'late', 'x'",
+        "experiment": "insert into experiment_tags values ('late', 'x', %(e)s)",
+    }
+    undo = {
+        "trace": "delete from trace_tags where key = 'late' and request_id = any(%(t)s)",
+        "run": "delete from tags where key = 'late' and run_uuid = any(%(r)s)",
+        "logged model": "delete from logged_model_tags where tag_key = 'late' and model_id = any(%(m)s)",
+        "experiment": "delete from experiment_tags where key = 'late' and experiment_id = %(e)s",
+    }
+    values = {**before.ids, "e": int(world.experiment)}
+    for kind, change in changes.items():
+        with world.database.connect(autocommit=True) as other:
+
+            def act(name: str, change: str = change) -> None:
+                # All of it is archived, nothing is locked yet.
+                if name == "compare trace: begin":
+                    assert other.execute(change, values).rowcount == 1
+
+            report = retain(world, folder, WHOLE, act)
+        assert not report.total("purged"), kind
+        assert report.kept["not archived as it is now: the next run tries again"] >= 1, kind
+        world.sql.execute(undo[kind], values)
+        assert Contents(world).rows == whole.rows, kind
+        assert Contents(world).objects == whole.objects, kind
+
+    report = retain(world, folder, WHOLE)
+    assert report.total("purged")["experiment"] == 1
+    assert not report.problems
+    assert world.objects() == []
+    assert not any(Contents(world).rows.values())
+    bring_back(world, folder)
+    after = Contents(world)
+    assert after.objects == before.objects
+    # MLflow's own deletion of the experiment took the assessments that its runs had made.
+    expected = {**whole.rows, "runs": before.rows["runs"], "experiments": after.rows["experiments"]}
+    assert after.rows == expected
+    assert world.one("select lifecycle_stage from experiments where name = %s", world.name) == "active"
 
 
 def test_nothing_goes_where_the_archive_cannot_be_written(world: World, folder: FileStore) -> None:
@@ -317,7 +366,9 @@ def test_killed_at_every_step(
     a restore that is killed is finished by the next."""
     journal.open_journal(world.sql)
     root = Path(folder.uri.removeprefix("file://"))
-    run, _, _ = fill(world)
+    run, _, trace = fill(world)
+    # MLflow's delete_run takes it, before anything is archived.
+    world.sql.execute("delete from assessments where name = 'by run' and trace_id = %s", (trace,))
     whole = Contents(world)
     rules = {**GONE, "traces": {"olderThan": "90d"}}
 

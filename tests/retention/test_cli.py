@@ -136,7 +136,7 @@ def test_mistakes(
         ("rules: {runs: {olderThan: 90}}", "olderThan", "text"),
         ("rules: {runs: {olderThan: 90 days}}", "olderThan", "write a number and its unit"),
         ("rules: {orphans: {olderThan: 1h}}", "olderThan", "write at least 1d"),
-        ("rules: {runs: {olderThan: 90d}}, archive: true", "archive", "unknown field"),
+        ("rules: {runs: {olderThan: 90d}}, archives: {}", "archives", "unknown field"),
         (
             "rules: {runs: {olderThan: 90d}}, window: {start: '09:00', end: '09:00'}",
             "end",

@@ -13,6 +13,7 @@ import click
 
 from mlflow_platform.cli import output
 from mlflow_platform.cli.arguments import PATHS
+from mlflow_platform.cli.stores import json_option, secrets_option, server_option
 from mlflow_platform.errors import EXIT_ERROR, EXIT_OK, BadInput
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-server_option = click.option(
-    "--server", default="default", show_default=True, metavar="NAME", help="The TrackingServer."
-)
 name_argument = click.argument("name", required=False)
 
 
@@ -42,7 +39,7 @@ def vault_options(command: F) -> F:
             type=click.Path(path_type=Path, dir_okay=False),
             help="With --at: the key that backups are encrypted with.",
         ),
-        click.option("--secrets", metavar="DIR|env:PREFIX", help="Where secret values are."),
+        secrets_option,
     )
     for option in reversed(options):
         command = option(command)
@@ -84,7 +81,7 @@ def create_command(
     """
     from mlflow_platform.backup.create import create
     from mlflow_platform.backup.prune import Keep
-    from mlflow_platform.cli.sites import open_platform, open_vault
+    from mlflow_platform.cli.vaults import open_platform, open_vault
 
     keeping = Keep(keep, _age(keep_for)) if keep or keep_for else None
     with ExitStack() as stack:
@@ -112,7 +109,7 @@ def list_command(as_json: bool, **place: Any) -> int:
       mlplatform backup list --at s3://backups/mlflow
     """
     from mlflow_platform.backup import manifest
-    from mlflow_platform.cli.sites import open_vault
+    from mlflow_platform.cli.vaults import open_vault
 
     with open_vault(**place) as (vault, _):
         found = [manifest.read(vault, name) for name in vault.finished()]
@@ -148,7 +145,7 @@ def verify_command(name: str | None, sample: int, as_json: bool, **place: Any) -
       mlplatform backup verify --at s3://backups/mlflow --sample 10
     """
     from mlflow_platform.backup.verify import verify
-    from mlflow_platform.cli.sites import open_vault
+    from mlflow_platform.cli.vaults import open_vault
 
     with open_vault(**place) as (vault, _), _progress(as_json) as say:
         report = verify(vault, vault.named(name), share=sample / 100, say=say)
@@ -191,7 +188,7 @@ def restore_command(
       mlplatform backup restore 20270131T081500Z-b7e2c1a4d9f3 --at /mnt/backups --key-file key
     """
     from mlflow_platform.backup.restore import restore
-    from mlflow_platform.cli.sites import open_platform, open_vault
+    from mlflow_platform.cli.vaults import open_platform, open_vault
 
     pairs = {}
     for one in moves:
@@ -239,7 +236,7 @@ def drill_command(name: str | None, database: str | None, as_json: bool, **place
       mlplatform backup drill --at s3://backups/mlflow --json
     """
     from mlflow_platform.backup.drill import drill
-    from mlflow_platform.cli.sites import open_scratch, open_vault, reaching
+    from mlflow_platform.cli.vaults import open_scratch, open_vault, reaching
 
     with ExitStack() as stack:
         vault, schedule = stack.enter_context(open_vault(**place))

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
-
-from mlflow_platform.cli import output
+from mlflow_platform.cli import stores
 from mlflow_platform.errors import BadInput
 
 if TYPE_CHECKING:
     from mlflow_platform.adapters.object_store import ObjectStore
     from mlflow_platform.adapters.postgres import Database
     from mlflow_platform.adapters.s3 import S3Login
+    from mlflow_platform.cli.stores import Stores
     from mlflow_platform.model.retention_policy import RetentionPolicy
-    from mlflow_platform.model.tracking_server import TrackingServer
     from mlflow_platform.retention.archiving import Archiver
     from mlflow_platform.retention.roots import Roots
-
-server_option = click.option(
-    "--server", default="default", show_default=True, metavar="NAME", help="The TrackingServer."
-)
-secrets_option = click.option("--secrets", metavar="DIR|env:PREFIX", help="Where secret values are.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @dataclass(frozen=True)
@@ -46,20 +37,20 @@ class Site:
 
     def store(self, uri: str, login: S3Login | None = None) -> ObjectStore:
         """A place to archive to."""
-        return _store(uri, login or self.login)
+        return stores.open_store(uri, login or self.login)
 
     def archiver(self, say: Callable[[str], None]) -> Archiver | None:
         """The archives of the policies; None where none of them archives."""
         from mlflow_platform.archive.retained import Retained
 
-        stores = {
+        places = {
             policy.metadata.name: self.store(
                 policy.spec.archive.destination, self.archives.get(policy.metadata.name)
             )
             for policy in self.policies
             if policy.spec.archive is not None
         }
-        return Retained(self.database, self.plain or self.roots, stores, say) if stores else None
+        return Retained(self.database, self.plain or self.roots, places, say) if places else None
 
 
 @contextmanager
@@ -72,14 +63,12 @@ def opened(
     needs_policies: bool = True,
 ) -> Iterator[Site]:
     """The database, the stores and the policies that the arguments name."""
-    from mlflow_platform.config import load
+    from mlflow_platform.adapters.postgres import Database
     from mlflow_platform.model.retention_policy import RetentionPolicy
-    from mlflow_platform.model.tracking_server import TrackingServer
 
     if needs_policies and not paths:
         raise BadInput("no policies given", remedy="name a folder or files with RetentionPolicy documents")
-    configuration = load(paths) if paths else None
-    documents = [one.document for one in configuration.documents] if configuration else []
+    documents = stores.read(paths)
     policies = sorted(
         (d for d in documents if isinstance(d, RetentionPolicy) and d.spec.server == server),
         key=lambda policy: policy.metadata.name,
@@ -92,32 +81,30 @@ def opened(
         raise BadInput(
             f"no RetentionPolicy document is about {server}", remedy="name other files, or --server"
         )
-    described = next(
-        (d for d in documents if isinstance(d, TrackingServer) and d.metadata.name == server), None
-    )
+    found = stores.find(server, documents, secrets)
     whole = any(policy.spec.versions == "purge" for policy in chosen)
-    if described is not None and described.spec.database is not None:
-        site = _documented(described, secrets, chosen, all_versions=whole)
-    elif server == "default":
-        site = _surrounding(chosen, all_versions=whole)
-    else:
-        raise BadInput(
-            f"there is no TrackingServer document {server!r} with spec.database",
-            remedy="add it, so that the database and the artifact stores are known",
-        )
+    site = Site(
+        Database(found.database),
+        _roots(found, all_versions=whole),
+        chosen,
+        _asker(found),
+        found.login,
+        _roots(found, all_versions=False) if whole else None,
+    )
     site = replace(site, archives=_archive_logins(site, secrets))
     try:
         yield site
     finally:
         site.roots.close()
+        if site.plain is not None:
+            site.plain.close()
 
 
 def _archive_logins(site: Site, secrets: str | None) -> dict[str, S3Login]:
     """Logins of archives that are elsewhere than the artifacts, by policies."""
     from mlflow_platform.adapters.s3 import S3Login
-    from mlflow_platform.config.secrets import SecretSource
 
-    source = SecretSource(secrets, os.environ, output.note)
+    source = stores.secret_source(secrets)
     found: dict[str, S3Login] = {}
     for policy in site.policies:
         archive = policy.spec.archive
@@ -132,105 +119,24 @@ def _archive_logins(site: Site, secrets: str | None) -> dict[str, S3Login]:
     return found
 
 
-def _documented(
-    document: TrackingServer, secrets: str | None, policies: Sequence[RetentionPolicy], *, all_versions: bool
-) -> Site:
-    from mlflow_platform.adapters.postgres import Database
-    from mlflow_platform.adapters.s3 import S3Login
-    from mlflow_platform.config.secrets import SecretSource
-
-    source = SecretSource(secrets, os.environ, output.note)
-
-    def value(ref: Any) -> str | None:
-        return source.resolve(ref.name, ref.key, document.metadata.namespace) if ref else None
-
-    spec = document.spec
-    if spec.artifacts is None:
-        raise BadInput(
-            f"TrackingServer {document.metadata.name} has no spec.artifacts",
-            remedy="write where its artifacts are: spec.artifacts.destination",
-        )
-    login = S3Login(
-        spec.artifacts.endpoint,
-        spec.artifacts.region,
-        value(spec.artifacts.accessKeySecretRef),
-        value(spec.artifacts.secretKeySecretRef),
-    )
-    where = (spec.artifacts.destination, spec.artifacts.roots)
-    roots = _roots(*where, login, all_versions=all_versions)
-    plain = _roots(*where, login, all_versions=False) if all_versions else None
-    user = value(spec.credentials.usernameSecretRef) if spec.credentials else None
-    password = value(spec.credentials.passwordSecretRef) if spec.credentials else None
-    database = Database(value(spec.database.uriSecretRef) or "" if spec.database else "")
-    return Site(database, roots, policies, _asker(spec.trackingUri, user, password), login, plain)
-
-
-def _surrounding(policies: Sequence[RetentionPolicy], *, all_versions: bool) -> Site:
-    """The server of the environment, else the local stack."""
-    from mlflow_platform.adapters.postgres import Database
-    from mlflow_platform.adapters.s3 import S3Login
-
-    environment: Mapping[str, str] = os.environ
-    database = Database.of_environment(environment)
-    if database is not None:
-        login = S3Login(environment.get("MLFLOW_S3_ENDPOINT_URL"), environment.get("AWS_DEFAULT_REGION"))
-        default = environment.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "")
-        direct = [default] if default and not default.startswith("mlflow-artifacts:") else []
-        where = (environment.get("MLFLOW_ARTIFACTS_DESTINATION"), direct)
-        roots = _roots(*where, login, all_versions=all_versions)
-        plain = _roots(*where, login, all_versions=False) if all_versions else None
-        ask = _asker(
-            environment.get("MLFLOW_TRACKING_URI"),
-            environment.get("MLFLOW_TRACKING_USERNAME"),
-            environment.get("MLFLOW_TRACKING_PASSWORD"),
-        )
-        return Site(database, roots, policies, ask, login, plain)
-    from mlflow_platform.local.folder import find
-    from mlflow_platform.local.stack import Stack
-
-    stack = Stack(find())
-    if not stack.status().exists:
-        raise BadInput(
-            "no database: none is given and no local stack is running",
-            remedy="name a TrackingServer document with spec.database, set MLFLOW_BACKEND_STORE_URI, "
-            "or start one with `mlplatform up`",
-        )
-    local = stack.endpoints()
-    login = S3Login(local.s3_endpoint, "us-east-1", local.s3_access_key, local.s3_secret_key)
-    return Site(
-        Database(local.database_uri),
-        _roots(f"s3://{local.s3_bucket}", [], login, all_versions=all_versions),
-        policies,
-        _asker(local.tracking_uri, local.username, local.password),
-        login,
-        _roots(f"s3://{local.s3_bucket}", [], login, all_versions=False) if all_versions else None,
-    )
-
-
-def _roots(destination: str | None, direct: Sequence[str], login: S3Login, *, all_versions: bool) -> Roots:
+def _roots(found: Stores, *, all_versions: bool) -> Roots:
     from mlflow_platform.retention.roots import Roots
 
     def store(uri: str) -> ObjectStore:
-        return _store(uri, login, all_versions=all_versions)
+        return stores.open_store(uri, found.login, all_versions=all_versions)
 
-    return Roots(store(destination) if destination else None, [store(uri) for uri in direct])
-
-
-def _store(uri: str, login: S3Login, *, all_versions: bool = False) -> ObjectStore:
-    from mlflow_platform.adapters.files import FileStore
-    from mlflow_platform.adapters.s3 import S3Store
-
-    return S3Store(uri, login, all_versions=all_versions) if uri.startswith("s3://") else FileStore(uri)
+    return Roots(store(found.destination) if found.destination else None, [store(u) for u in found.roots])
 
 
-def _asker(uri: str | None, username: str | None, password: str | None) -> Callable[[], None] | None:
+def _asker(found: Stores) -> Callable[[], None] | None:
     """A light request that goes through login and database, for `maxP99Factor`."""
+    uri = found.tracking_uri
     if uri is None or not uri.startswith(("http://", "https://")):
         return None
     import urllib3
 
     http = urllib3.PoolManager(timeout=5.0, retries=False)
-    login = urllib3.make_headers(basic_auth=f"{username}:{password}") if username else {}
+    login = urllib3.make_headers(basic_auth=":".join(found.client)) if found.client else {}
     # Experiment 0 always exists (mlflow/store/tracking/sqlalchemy_store.py, `_create_default_experiment`).
     address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
 

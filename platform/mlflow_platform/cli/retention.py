@@ -10,7 +10,8 @@ import click
 
 from mlflow_platform.cli import output
 from mlflow_platform.cli.arguments import PATHS
-from mlflow_platform.cli.data import json_option, opened, progress, secrets_option, server_option
+from mlflow_platform.cli.data import opened, progress
+from mlflow_platform.cli.stores import json_option, secrets_option, server_option
 from mlflow_platform.errors import EXIT_DIFFERENCES, EXIT_ERROR, EXIT_OK
 
 if TYPE_CHECKING:

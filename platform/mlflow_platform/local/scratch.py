@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from mlflow_platform.errors import Fatal
@@ -33,13 +35,15 @@ def scratch_postgres() -> Iterator[Postgres]:
         server = Postgres(folder, settings, Credentials())
         log = folder.root / "log"
         try:
-            process = _start(server.prepare(lambda c, _: _run(c, log), lambda _: None), log)
+            command = server.prepare(lambda c, _: _run(c, log), lambda _: None)
+            # Nothing of it is to outlive the machine: no fsync (-F), and at the end no checkpoint.
+            process = _start(replace(command, arguments=(*command.arguments, "-F")), log)
             try:
                 _wait(server, process, log)
                 server.settle()
                 yield server
             finally:
-                process.send_signal(server.stop_signal)
+                process.send_signal(signal.SIGQUIT)
                 try:
                     process.wait(server.stop_grace)
                 except subprocess.TimeoutExpired:

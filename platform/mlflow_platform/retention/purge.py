@@ -6,7 +6,7 @@ spans, as the server locks them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlflow_platform.retention import journal, rows
@@ -20,8 +20,8 @@ class Purger(Transaction):
     """The transactions of one policy."""
 
     def carry_out(self, kind: str, action: str, items: Sequence[Item]) -> Batch:
-        """Quarantine or purge a batch of one kind in one transaction."""
-        work = {
+        """Quarantine or purge a batch of one kind in one transaction, or compare it with its archive."""
+        work: Callable[[Sequence[Item], Batch], None] = {
             ("run", "quarantine"): self._quarantine_runs,
             ("run", "purge"): self._purge_runs,
             ("logged model", "quarantine"): self._quarantine_models,
@@ -30,6 +30,7 @@ class Purger(Transaction):
             ("version", "quarantine"): self._quarantine_versions,
             ("version", "purge"): self._purge_versions,
             ("experiment", "purge"): self._purge_experiments,
+            (kind, "compare"): lambda items, batch: self._compare(kind, items, batch),
         }[kind, action]
         batch = Batch()
         self.step(f"{action} {kind}: begin")

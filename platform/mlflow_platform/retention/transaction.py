@@ -53,6 +53,12 @@ class Transaction:
     policy: RetentionPolicy
     step: Callable[[str], None] = lambda _: None
     archiver: Archiver | None = None
+    compared: bool = False
+    """Whether all of it has been compared with its archives in the transaction that is open."""
+
+    def _compare(self, kind: str, items: Sequence[Item], batch: Batch) -> None:
+        """Lock these, and keep what is not archived as it is."""
+        batch.done += self._archived(kind, self._of_deleted_experiments(items, batch), batch)
 
     def _of_deleted_experiments(self, items: Sequence[Item], batch: Batch) -> list[Item]:
         """Those of `items` that the rule about whole experiments did not choose, or whose experiment, now
@@ -110,7 +116,7 @@ class Transaction:
 
     def _archived(self, kind: str, items: Sequence[Item], batch: Batch) -> list[Item]:
         """Those that are archived as they are, where the policy archives; nobody changes them now."""
-        if self.policy.spec.archive is None or not items:
+        if self.policy.spec.archive is None or self.compared or not items:
             return list(items)
         if self.archiver is None:
             raise Fatal("the policy archives, and nothing is there to do it", remedy="report this as a bug")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlflow_platform.retention.archiving import ARCHIVED
 from mlflow_platform.retention.purge import Purger
@@ -112,10 +112,13 @@ class Work:
         batches: list[tuple[str, Batch]] = []
         gone = False
         with self.purger.connection.transaction() as transaction:
-            for kind in _WITHIN:
+            # All of it is compared with its archives before anything goes: with a trace go rows of runs.
+            steps = [("compare", kind) for kind in _WITHIN] if self.purger.policy.spec.archive else []
+            compared = replace(self, purger=replace(self.purger, compared=bool(steps)))
+            for action, kind in (*steps, *(("purge", kind) for kind in _WITHIN)):
                 size, last = _LARGEST_BATCH, ""
                 while items := self._next(kind, "purge", last, size, experiments):
-                    batch = self._tried(kind, "purge", items)
+                    batch = (self if action == "compare" else compared)._tried(kind, action, items)
                     if batch is None and len(items) > 1:
                         size = len(items) // 2
                         continue
@@ -123,9 +126,12 @@ class Work:
                         if batch and alone:
                             self.report.kept.update(batch.kept)
                         raise psycopg.Rollback(transaction)
-                    batches.append((kind, batch))
+                    if action == "purge":
+                        batches.append((kind, batch))
+                    elif len(batch.done) < len(items):  # a lock that never came free
+                        raise psycopg.Rollback(transaction)
                     last = items[-1].id
-            if len(batches[-1][1].done) < len(experiments):  # a lock that never came free
+            if len(batches[-1][1].done) < len(experiments):
                 raise psycopg.Rollback(transaction)
             gone = True
         for kind, batch in batches if gone else ():
