@@ -33,6 +33,7 @@ class Recorder:
         self._state = state
         self._folder = str(folder)
         self._mlflow = mlflow
+        self._durable = mlflow.get_tracking_uri().startswith("durable+")
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -42,7 +43,9 @@ class Recorder:
                 returned = getattr(self._client, name)(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - whatever a user would see
                 raised = getattr(error, "error_code", None) or type(error).__name__
-            self._mlflow.flush_async_logging()
+            # MLflow's own flush takes half a second, to end a thread and begin it again.
+            if self._durable or kwargs.get("synchronous") is False:
+                self._mlflow.flush_async_logging()
             line = {
                 "call": name,
                 "returned": readable(returned),

@@ -37,6 +37,7 @@ def test_the_blocks_of_a_guide_run_in_their_order(workloads: Workloads, page: st
         assert ran.output.strip().endswith("2")
     if page == "developer-guide.md":
         assert "p = 0.031" in ran.output
+        assert re.search(r"^prompt-42-\S+ 1\.0$", ran.output, re.MULTILINE)
         names = {r.info.run_name for r in ran.runs()}
         assert {"first", "job-42", "retrieve", "agent", "tune", "trial-0"} <= names
 

@@ -46,6 +46,17 @@ def test_the_lady_tasting_tea() -> None:
     assert found.difference == pytest.approx(0.5)
 
 
+def test_what_changed_between_two_tries_of_the_same() -> None:
+    """R's binom.test(8, 10) gives 0.109375: eight of ten that changed did so for the better."""
+    first, second = [True] * 2 + [False] * 8 + [True] * 10, [False] * 2 + [True] * 8 + [True] * 10
+    found = statistics.switches(first, second)
+    assert (found.test, found.n) == ("McNemar's exact test", (20, 20))
+    assert found.p_value == pytest.approx(0.109375)
+    assert (found.difference, found.effect) == (pytest.approx(0.3), pytest.approx(4))
+    assert statistics.switches([True], [True]).p_value == 1
+    assert statistics.switches([], []).p_value is None
+
+
 def test_newcombes_interval() -> None:
     """Newcombe 1998, table II, method 10: 56/70 against 48/80 gives 0.0524 to 0.3339."""
     found = statistics.proportions((48, 80), (56, 70))

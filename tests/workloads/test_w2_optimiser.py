@@ -155,7 +155,7 @@ def test_w2_4_artifacts_of_an_optimisation(optimised: Workload) -> None:
 
 def test_w2_4_a_pickle_is_opened_only_as_it_was_saved(optimised: Workload) -> None:
     assert "opened" not in optimised.output.splitlines(), "the exchanged pickle ran"
-    refused = [line for line in optimised.output.splitlines() if line.startswith("refused")]
+    refused = [line for line in optimised.output.splitlines() if line.startswith("refused: ")]
     assert len(refused) == 3
     assert "not that of best_metadata.json; it is not opened" in refused[0]
     # A model that cannot be pickled is one warning, and the program went on.
@@ -165,6 +165,7 @@ def test_w2_4_a_pickle_is_opened_only_as_it_was_saved(optimised: Workload) -> No
 
 def test_w2_5_the_best_run_and_searches_are_awaited(optimised: Workload) -> None:
     assert optimised.printed["run"], "the program compared what it found with what it logged"
+    assert "refused filter: " in optimised.output
 
 
 def test_w2_7_names_by_pattern_and_the_same_tags_on_every_run(optimised: Workload) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,13 +19,13 @@ from mlflow_platform.client.batches import Batch
 from mlflow_platform.client.faults import understand
 from mlflow_platform.client.ids import ID_TAG, Ids, is_placeholder
 from mlflow_platform.client.spool import Record, Spool, append_line
+from mlflow_platform.client.uploads import Uploads
 from mlflow_platform.errors import Rejected, Transient
 
 #: The tag of a run that counts its records in quarantine.
 REJECTED_TAG = "mlplatform.rejected"
 _PARENT_TAG = "mlflow.parentRunId"  # mlflow/utils/mlflow_tags.py
 _SOURCE_RUN = "mlflow.sourceRun"  # mlflow/tracing/constant.py, TraceMetadataKey.SOURCE_RUN
-_KNOWN_LOCATIONS = 1000
 
 
 class Delivery:
@@ -37,13 +36,12 @@ class Delivery:
         from mlflow.tracking._tracking_service.utils import _get_store
 
         self._spool = spool
-        self._uri = uri
         self._store: Any = _get_store(uri)
         self.remote = isinstance(self._store, RestStore)
         self.ids = Ids(spool.ids)
         #: Whether the server takes our ids; unknown until it has created something.
         self._platform = False
-        self._locations: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._uploads = Uploads(spool.blobs, self._store, self.ids, uri)
         self._rejected: dict[str, int] = {}
 
     def deliver(self, records: Sequence[Record]) -> None:
@@ -356,48 +354,6 @@ class Delivery:
             r["trace"], [PromptVersion(name, version, template="") for name, version in r["prompts"]]
         )
 
-    # Artifacts
-
-    def _artifact(self, r: Record) -> None:
-        from mlflow_platform.client.artifacts import plain_repository
-
-        blob = self._spool.blobs / r["blob"]
-        if not blob.exists():
-            # Delivered before: the copy goes when the server has it.
-            return
-        folder = blob.parent
-        if blob.name == "MLmodel":
-            content = blob.read_bytes()
-            if (rewritten := self.ids.rewrite(content)) != content:
-                folder = blob.parent / "rewritten"
-                folder.mkdir(exist_ok=True)
-                (folder / blob.name).write_bytes(rewritten)
-        repository = plain_repository(self._location(r), tracking_uri=self._uri)
-        repository.log_artifact(str(folder / blob.name), r["path"] or None)
-        with contextlib.suppress(OSError):
-            for path in sorted(blob.parent.rglob("*"), reverse=True):
-                path.unlink() if path.is_file() or path.is_symlink() else path.rmdir()
-            blob.parent.rmdir()
-
-    def _location(self, r: Record) -> str:
-        """Where the server keeps the artifacts of a run, model or trace; what a client that was offline
-        thought may be wrong."""
-        if r["owner"] is None:
-            return str(r["uri"])
-        kind, local = r["owner"]
-        if (known := self._locations.get((kind, local))) is None:
-            real = self.ids.real(local)
-            if kind == "run":
-                known = self._store.get_run(real).info.artifact_uri
-            elif kind == "model":
-                known = self._store.get_logged_model(real).artifact_location
-            else:
-                known = self._store.get_trace_info(real).tags["mlflow.artifactLocation"]
-            self._locations[kind, local] = known
-            if len(self._locations) > _KNOWN_LOCATIONS:
-                self._locations.popitem(last=False)
-        return f"{known.rstrip('/')}/{r['below']}" if r.get("below") else known
-
 
 _OPS: dict[str, Callable[[Delivery, Record], None]] = {
     "create_run": Delivery._create_run,
@@ -421,7 +377,7 @@ _OPS: dict[str, Callable[[Delivery, Record], None]] = {
     "delete_trace_tag": Delivery._delete_trace_tag,
     "link_traces": Delivery._link_traces,
     "link_prompts": Delivery._link_prompts,
-    "artifact": Delivery._artifact,
+    "artifact": lambda delivery, r: delivery._uploads.upload(r),
 }
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlflow_platform.client.analysis import statistics
 from mlflow_platform.errors import BadInput
 
 
@@ -40,14 +41,6 @@ class Samples:
         return {name: math.fsum(v) / len(v) for name, v in named.items() if v}
 
 
-@dataclass(frozen=True)
-class Significance:
-    """A p-value, two-sided, and the test it comes from."""
-
-    p_value: float
-    test: str
-
-
 def improvement(baseline: dict[str, float], optimized: dict[str, float]) -> dict[str, float]:
     """What is better after than before, positive where it is, of the metrics that both have.
 
@@ -71,31 +64,19 @@ def improvement(baseline: dict[str, float], optimized: dict[str, float]) -> dict
     return gained
 
 
-def significance(baseline: Samples, optimized: Samples, *, paired: bool) -> Significance:
+def significance(baseline: Samples, optimized: Samples, *, paired: bool) -> statistics.Comparison:
     """How likely a difference of success this large is where there is none.
 
     `paired`: both were measured on the same examples in the same order, so that McNemar's exact test applies
     (the binomial test on the examples that changed). Else Fisher's exact test. Both hold for few samples.
     Raises `BadInput` for pairs of different length.
     """
-    if not paired:
-        from scipy.stats import fisher_exact
-
-        table = [[sum(s.success), len(s.success) - sum(s.success)] for s in (baseline, optimized)]
-        return Significance(float(fisher_exact(table)[1]), "Fisher's exact test")
-    if len(baseline.success) != len(optimized.success):
+    if paired and len(baseline.success) != len(optimized.success):
         raise BadInput(
             f"{len(baseline.success)} samples cannot be paired with {len(optimized.success)}",
             remedy="pass paired=False",
         )
-    changed = [
-        bool(after)
-        for before, after in zip(baseline.success, optimized.success, strict=True)
-        if before != after
-    ]
-    name = "McNemar's exact test"
-    if not changed:
-        return Significance(1.0, name)
-    from scipy.stats import binomtest
-
-    return Significance(float(binomtest(sum(changed), len(changed), 0.5).pvalue), name)
+    if paired:
+        return statistics.switches(baseline.success, optimized.success)
+    before, after = ((sum(s.success), len(s.success)) for s in (baseline, optimized))
+    return statistics.proportions(before, after)

@@ -10,13 +10,14 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from mlflow_platform.client import pickles
+from mlflow_platform.client.analysis import reading
 from mlflow_platform.client.config import MLflowConfig
 from mlflow_platform.client.events import as_json
 from mlflow_platform.client.improvement import Samples, improvement, significance
 from mlflow_platform.client.names import run_name
 from mlflow_platform.client.run import NO_RUN, Run
 from mlflow_platform.client.tracker import MLflowTracker
-from mlflow_platform.errors import Rejected
+from mlflow_platform.errors import BadInput, Rejected
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,7 +97,7 @@ class AsyncMLflowTracker:
             found = await asyncio.to_thread(
                 self._guard.call, "significance", lambda: significance(baseline, optimized, paired=paired)
             )
-            if found is not None:
+            if found is not None and found.p_value is not None:
                 metrics["statistical_significance"] = found.p_value
                 await self.set_tags({"significance_test": found.test})
         await self.log_metrics(metrics)
@@ -146,27 +147,31 @@ class AsyncMLflowTracker:
 
         return await self.read(loaded)
 
-    async def get_best_run(self, metric: str, order_by: str = "DESC") -> Any:
-        """MLflow's run with the highest (`ASC`: lowest) value of a metric; None where no run has it."""
-        best = await self.search_runs("", 1, order_by=[f"metrics.`{metric}` {order_by}"], having=metric)
-        return best[0] if best else None
+    async def get_best_run(self, metric: str, order_by: str = "DESC") -> reading.Run | None:
+        """The run with the highest (`ASC`: lowest) value of a metric, of equals the first; None where no run
+        has one. NaN is never best."""
+        if order_by.upper() not in ("ASC", "DESC"):
+            raise BadInput(f"{order_by!r} is no order of runs", remedy="give DESC or ASC")
 
-    async def search_runs(
-        self,
-        filter_string: str = "",
-        max_results: int = 100,
-        *,
-        order_by: Sequence[str] = (),
-        having: str | None = None,
-    ) -> list[Any]:
-        """MLflow's runs of the experiment that match; `having` names a metric that they must have."""
-
-        def found(client: Any) -> list[Any]:
-            experiment = self.tracker.session.need().experiment_id
-            runs = client.search_runs([experiment], filter_string, 1, max_results, order_by=list(order_by))
-            return [run for run in runs if having is None or having in run.data.metrics]
+        def found(client: Any) -> reading.Run | None:
+            return reading.leader(client, self._experiments(client), metric, least=order_by.upper() == "ASC")
 
         return await self.read(found)
+
+    async def search_runs(
+        self, filter_string: str = "", max_results: int = 100, *, order_by: Sequence[str] = ()
+    ) -> list[reading.Run]:
+        """The experiment's runs that match a filter of MLflow's language."""
+
+        def found(client: Any) -> list[reading.Run]:
+            of = self._experiments(client)
+            return list(reading.runs(client, of, where=filter_string, order=order_by, limit=max_results))
+
+        return await self.read(found)
+
+    def _experiments(self, client: Any) -> list[reading.Experiment]:
+        """The one that is logged to, as the server has it: what was set up offline has another id there."""
+        return [reading.experiment(client, self.tracker.session.need().experiment_id)]
 
     async def read(self, reading: Callable[[Any], T]) -> T:
         """What `reading` makes of MLflow's client. Raises what that does; `BadInput` with tracking off."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlflow_platform.client import AsyncMLflowTracker, MLflowConfig
 from mlflow_platform.client.improvement import Samples
-from mlflow_platform.errors import Rejected
+from mlflow_platform.errors import BadInput, Rejected
 
 BEFORE = Samples(
     success=[True] * 4 + [False] * 16,
@@ -67,12 +67,19 @@ async def main() -> None:
             else:
                 raise SystemExit("a model was opened that should not have been")
         best = await tracker.get_best_run("optimized_success_rate")
-        assert best.info.run_id == run.run_id
+        assert best
+        assert best.id == run.run_id
         lowest = await tracker.get_best_run("optimized_success_rate", "ASC")
-        assert lowest.info.run_id == worse.run_id
+        assert lowest
+        assert lowest.id == worse.run_id
         assert await tracker.get_best_run("nobody has it") is None
         found = await tracker.search_runs("tags.target_type = 'prompt'", 2)
         assert len(found) == 2
+        assert found[0].tags["environment"] == "test"
+        try:
+            await tracker.search_runs("tags.target_type = ")
+        except BadInput as error:
+            print(f"refused filter: {error}")
     print(
         json.dumps(
             {"run": run.run_id, "metrics": metrics, "failures": tracker.tracker.session.guard.failures}

@@ -112,6 +112,13 @@ def _understood(error: Any) -> PlatformError:
     )
 
 
+def experiment(client: MlflowClient, one: str) -> Experiment:
+    """An experiment by its id."""
+    with answered():
+        found = client.get_experiment(one)
+    return Experiment(found.experiment_id, found.name, found.last_update_time)
+
+
 def experiments(client: MlflowClient, names: Sequence[str] = ()) -> list[Experiment]:
     """Active experiments by name or id, in the order given; all without names. `BadInput` for others."""
     found = [
@@ -200,18 +207,28 @@ def _any(client: MlflowClient, of: Sequence[Experiment], where: str) -> bool:
 def best(
     client: MlflowClient, of: Sequence[Experiment], metric: str, *, least: bool = False, where: str = ""
 ) -> Run:
+    """The `leader`; raises `BadInput` where there is none."""
+    found = leader(client, of, metric, least=least, where=where)
+    if found is None:
+        raise BadInput(
+            f"no run here has a value of the metric {metric!r}", remedy="correct the name or the filter"
+        )
+    return found
+
+
+def leader(
+    client: MlflowClient, of: Sequence[Experiment], metric: str, *, least: bool = False, where: str = ""
+) -> Run | None:
     """The run with the largest value of a metric, or the least; of equals, the one that started first.
 
-    NaN is never best. Raises `BadInput` where no run has a value.
+    NaN is never best. None where no run has a value.
     """
     clauses = filters.both(where, filters.has("metrics", metric))
     order = (filters.order("metrics", metric, descending=not least), "attributes.start_time ASC")
     for run in runs(client, of, where=clauses, order=order):
         if run.metrics.get(metric, float("nan")) == run.metrics.get(metric):  # NaN differs from itself
             return run
-    raise BadInput(
-        f"no run here has a value of the metric {metric!r}", remedy="correct the name or the filter"
-    )
+    return None
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,26 @@ def proportions(first: tuple[int, int], second: tuple[int, int], level: float = 
     )
 
 
+def switches(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
+    """Successes of the same things tried twice, in the same order: McNemar's exact test, which is the
+    binomial test of those that changed.
+
+    The difference is that of the shares, without an interval; `effect` is the odds of a change to success
+    against one to failure, None where none went to failure. Where nothing changed the p-value is 1.
+    """
+    from scipy import stats
+
+    name = "McNemar's exact test"
+    if not first:
+        return _unknown(name, first, second, "there are no pairs")
+    changed = [bool(after) for before, after in zip(first, second, strict=True) if before != after]
+    gained, lost = sum(changed), len(changed) - sum(changed)
+    p_value = float(stats.binomtest(gained, len(changed), 0.5).pvalue) if changed else 1.0
+    difference = (gained - lost) / len(first)
+    odds = gained / lost if lost else None
+    return Comparison(name, (len(first), len(second)), difference, None, None, None, p_value, odds)
+
+
 def pairwise(
     groups: Mapping[str, Sequence[float]], *, test: Test = "mean", level: float = LEVEL
 ) -> dict[tuple[str, str], Comparison]:
@@ -270,5 +290,6 @@ __all__ = [
     "pairwise",
     "proportions",
     "summary",
+    "switches",
     "trend",
 ]
