@@ -414,7 +414,8 @@ def test_another_function_says_who_asks() -> None:
         ("default", "mlflow.server.auth:authenticate_request_basic_auth"),
         ("external", "my_company.login:authenticate"),
     ):
-        (config,) = (m.object for m in rendered(case) if m.kind == "ConfigMap")
+        maps = (m.object for m in rendered(case) if m.kind == "ConfigMap")
+        (config,) = (one for one in maps if "auth.ini" in one["data"])
         assert f"authorization_function = {function}\n" in config["data"]["auth.ini"]
     with pytest.raises(BadInput, match=r"auth\.authorizationFunction"):
         rendered("default", "auth.authorizationFunction=no function")
