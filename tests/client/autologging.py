@@ -110,6 +110,7 @@ def pyfunc() -> None:
 
 def main(data: str, name: str, framework: str) -> None:
     import mlflow
+    from mlflow.utils.autologging_utils import client
 
     with tempfile.TemporaryDirectory() as folder:
         # MLflow looks for what it saves, and DSPy keeps a cache, where the program is.
@@ -119,6 +120,8 @@ def main(data: str, name: str, framework: str) -> None:
         Recorder(state, Path(folder)).create_experiment(name)
         mlflow.set_experiment(name)
         {"sklearn": sklearn, "langchain": langchain, "dspy": dspy, "pyfunc": pyfunc}[framework]()
+        # What autologging sent from threads that nobody waits for where a training fails.
+        client._AUTOLOGGING_QUEUEING_CLIENT_THREAD_POOL.shutdown(wait=True)
         mlflow.flush_async_logging()
         print(json.dumps({"call": framework, "changes": state.changes()}).replace(folder, "<folder>"))
         os.chdir("/")
