@@ -85,9 +85,7 @@ def test_every_call_of_the_client_leaves_and_returns_what_it_does_without_us(
     assert sum(bool(call.get("raised")) for call in plain) > 8
 
 
-# "langchain" belongs here as soon as the lock has the package of that name: MLflow cannot log a chain with
-# langchain-core alone.
-@pytest.mark.parametrize("framework", ["sklearn", "dspy", "pyfunc"])
+@pytest.mark.parametrize("framework", ["sklearn", "dspy", "langchain", "pyfunc"])
 def test_what_a_framework_logs_by_itself_is_the_same(
     framework: str, logging_to: Logging, used: Stack
 ) -> None:
