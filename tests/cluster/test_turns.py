@@ -170,7 +170,9 @@ def test_the_definitions_are_among_what_would_change(
         assert "\n+    - mlplatform\n" in shown.stdout
         assert api.find("v1", "ConfigMap", RELEASE.namespace, {"app.kubernetes.io/instance": "mlflow"}) == []
     finally:
-        control_plane.kubectl("delete", "crd", "-l", "app.kubernetes.io/part-of=mlflow-platform")
+        # Just made, they take the API server long to clean up; nothing after this asks for them.
+        label = "app.kubernetes.io/part-of=mlflow-platform"
+        control_plane.kubectl("delete", "crd", "-l", label, "--wait=false")
         control_plane.kubectl("delete", "storageclass", "turns")
 
 
