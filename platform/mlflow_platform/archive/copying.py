@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from mlflow_platform.adapters.object_store import ObjectStore, Stream
-from mlflow_platform.adapters.retry import backoff
+from mlflow_platform.adapters.transfers import repeated
 from mlflow_platform.archive.manifest import REMEDY, Corrupted, File, Manifest
-from mlflow_platform.errors import Transient
 
 #: Objects under way at once; each needs a part of an upload in memory, some times over (adapters/s3.py).
 WORKERS = 4
 _CHUNK = 1024 * 1024
-_TRIES = 4
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -55,16 +51,6 @@ class Digest:
 
     def close(self) -> None:
         self._content.close()
-
-
-def repeated(call: Callable[[], T]) -> T:
-    """Repeat what fails in passing, some times."""
-    for attempt in range(1, _TRIES):
-        try:
-            return call()
-        except Transient:
-            time.sleep(backoff(attempt))
-    return call()
 
 
 def copy(
@@ -136,19 +122,3 @@ def fetched(store: ObjectStore, manifest: Manifest, file: File) -> Iterator[Path
 
         repeated(once)
         yield path
-
-
-def parallel(work: Callable[[U], T], items: Iterable[U]) -> Iterator[T]:
-    """The results of `work`, some at a time, as they come. The first error ends it."""
-    running: set[Future[T]] = set()
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="archive") as pool:
-        try:
-            for item in items:
-                running.add(pool.submit(work, item))
-                if len(running) >= 2 * WORKERS:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            for future in as_completed(running):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

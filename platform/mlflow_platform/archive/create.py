@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_platform.adapters.object_store import Found, ObjectStore
 from mlflow_platform.adapters.postgres import Database, exclusive, translated
+from mlflow_platform.adapters.transfers import parallel
 from mlflow_platform.archive import manifest, places, tables
-from mlflow_platform.archive.copying import copy, parallel, send
+from mlflow_platform.archive.copying import WORKERS, copy, send
 from mlflow_platform.archive.manifest import OBJECTS, File, Manifest
 from mlflow_platform.archive.parquet import TableFiles
 from mlflow_platform.archive.places import Listings, Whose
@@ -300,7 +301,7 @@ class _Maker:
                         yield item
 
                 rows = []
-                for thing, row in parallel(self._copy, listing()):
+                for thing, row in parallel(self._copy, listing(), WORKERS):
                     if row is None:
                         made.missing[thing] = "an object went away while it was archived"
                         continue

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_platform.adapters.object_store import ObjectStore
 from mlflow_platform.adapters.postgres import Database, exclusive, translated
+from mlflow_platform.adapters.transfers import parallel
 from mlflow_platform.archive import parquet, tables
-from mlflow_platform.archive.copying import copy, digest_of, fetched, parallel
+from mlflow_platform.archive.copying import WORKERS, copy, digest_of, fetched
 from mlflow_platform.archive.fit import fit
 from mlflow_platform.archive.manifest import OBJECTS, REMEDY, Corrupted, Manifest
 from mlflow_platform.archive.tables import LOADED, PUBLIC, TABLES
@@ -300,7 +301,7 @@ def _upload(
             while some := cursor.fetchmany(1000):
                 yield from some
 
-    for new, size in parallel(put, rows()):
+    for new, size in parallel(put, rows(), WORKERS):
         found.objects += new
         found.bytes += size if new else 0
         found.objects_there += not new

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlflow_platform.adapters.object_store import ObjectStore
+from mlflow_platform.adapters.transfers import parallel
 from mlflow_platform.archive import parquet
-from mlflow_platform.archive.copying import digest_of, fetched, parallel
+from mlflow_platform.archive.copying import WORKERS, digest_of, fetched
 from mlflow_platform.archive.manifest import OBJECTS, Corrupted, Manifest
 
 
@@ -28,9 +29,8 @@ def verify(
         try:
             with fetched(store, manifest, file) as path:
                 for rows in parquet.read(path, file.path, OBJECTS):
-                    yield from (
-                        found for found in parallel(lambda row: _wrong(store, manifest, row), rows) if found
-                    )
+                    checked = parallel(lambda row: _wrong(store, manifest, row), rows, WORKERS)
+                    yield from (found for found in checked if found)
                     done += len(rows)
                     progress(done, manifest.objects)
         except Corrupted as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -114,18 +114,6 @@ class Copier:
                     code="Changed",
                     remedy="run it again",
                 )
-
-
-def tried(work: Callable[[], None]) -> None:
-    """Do something that may be done again; a few times, where a connection breaks."""
-    for left in reversed(range(TRIES)):
-        try:
-            work()
-        except Transient:
-            if not left:
-                raise
-        else:
-            return
 
 
 def _blocks(source: Source) -> Iterator[bytes]:

@@ -58,6 +58,9 @@ class Part:
     dumped: dump.Manifest
     folder: str
 
+    def reading(self, vault: Vault) -> dump.Reading:
+        return lambda stream: vault.reading(f"{self.folder}/{stream}")
+
 
 def parts(vault: Vault, found: Manifest) -> list[Part]:
     """What a backup has of each schema, tracking first: in one database the other order fails."""
@@ -101,7 +104,7 @@ def fill(connection: psycopg.Connection[Any], alchemy: Any, these: Sequence[Part
             tables=tuple(t for t in part.dumped.tables if t.name in there),
             counters=tuple(c for c in part.dumped.counters if c.table in there),
         )
-        dump.load(connection, dumped, lambda stream, at=part.folder: vault.reading(f"{at}/{stream}"))  # type: ignore[misc] # mypy cannot see that the default is the value
+        dump.load(connection, dumped, part.reading(vault))
     for part in these:
         schemas.upgrade(alchemy, part.schema)
     return strange

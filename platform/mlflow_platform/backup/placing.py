@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
 
+from mlflow_platform.adapters.transfers import parallel, repeated
 from mlflow_platform.adapters.trees import GONE, Tree
-from mlflow_platform.backup.copying import BLOCK, WORKERS, tried
+from mlflow_platform.backup.copying import BLOCK, WORKERS
 from mlflow_platform.backup.index import Entry, Known, entries, known
 from mlflow_platform.backup.manifest import Manifest, Root
 from mlflow_platform.backup.vault import Vault
@@ -58,9 +58,10 @@ def place(tree: Tree, vault: Vault, root: Root, say: Callable[[str], None]) -> N
     """Write every object of a root; what an interrupted restore has written already is compared instead."""
     with known() as there:
         there.add_contents(s.key for s in tree.listed())
-        for done, _ in enumerate(
-            _parallel(lambda e: tried(lambda: _one(tree, vault, e, there)), entries(vault, root)), 1
-        ):
+        placed = parallel(
+            lambda e: repeated(lambda: _one(tree, vault, e, there)), entries(vault, root), WORKERS
+        )
+        for done, _ in enumerate(placed, 1):
             if done % 100 == 0:
                 say(f"{tree.uri}: {done:,} of {root.objects:,} objects")
 
@@ -95,18 +96,3 @@ def content(vault: Vault, entry: Entry) -> Iterator[bytes]:
         raise Fatal(
             f"{entry.stat.key} is damaged: {name} is not what was saved", remedy="name another backup"
         )
-
-
-def _parallel(work: Callable[[Entry], None], all_: Iterable[Entry]) -> Iterator[None]:
-    """Do all, a few at once; yields after each, raises what one raises."""
-    running: set[Future[None]] = set()
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="place") as pool:
-        try:
-            for entry in all_:
-                running.add(pool.submit(work, entry))
-                if len(running) >= 2 * WORKERS:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            yield from (future.result() for future in running)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_platform.adapters.object_store import Found, ObjectStore
@@ -76,7 +77,7 @@ def restore(
     if not drop_secrets:
         keys.refuse_unfit(found, platform.keys)
     trees = _targets(target, found)
-    waiting = lambda: say("waiting for the lock")  # noqa: E731 - it is one line
+    waiting = partial(say, "waiting for the lock")
     with exclusive(platform.tracking, patience=patience, waiting=waiting) as connection:
         with translated():
             database.refuse_encoding(connection)

@@ -7,12 +7,12 @@ import hashlib
 import random
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from mlflow_platform.adapters.transfers import parallel, repeated
 from mlflow_platform.adapters.trees import GONE
 from mlflow_platform.backup import manifest
-from mlflow_platform.backup.copying import BLOCK, WORKERS, tried
+from mlflow_platform.backup.copying import BLOCK, WORKERS
 from mlflow_platform.backup.index import Entry, entries, known
 from mlflow_platform.backup.manifest import Manifest
 from mlflow_platform.backup.placing import content
@@ -110,7 +110,7 @@ def verify_objects(
                 except (Fatal, Rejected, BadInput) as error:
                     report.fail(error.problem.what)
 
-        for entry, problem in _parallel(vault, wanted()):
+        for entry, problem in parallel(lambda e: (e, read_one(vault, e)), wanted(), WORKERS):
             report.contents += 1
             report.size += entry.stat.size
             if problem:
@@ -127,21 +127,7 @@ def read_one(vault: Vault, entry: Entry) -> str:
             pass
 
     try:
-        tried(read)
+        repeated(read)
     except (Fatal, Rejected, BadInput) as error:
         return f"{entry.stat.key}: {error.problem.what}"
     return ""
-
-
-def _parallel(vault: Vault, wanted: Iterator[Entry]) -> Iterator[tuple[Entry, str]]:
-    running: dict[Future[str], Entry] = {}
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="verify") as pool:
-        try:
-            for entry in wanted:
-                running[pool.submit(read_one, vault, entry)] = entry
-                if len(running) >= 2 * WORKERS:
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield running.pop(future), future.result()
-            yield from ((entry, future.result()) for future, entry in running.items())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
