@@ -97,6 +97,7 @@ def ask(node: clusters.Cluster, namespace: str, path: str, body: dict[str, Any] 
         json=body,
         headers=headers,
         retries=False,
+        timeout=60,
     )
     assert answer.status == 200, answer.data
     return answer.json() if "json" in answer.headers.get("content-type", "") else answer.data.decode()

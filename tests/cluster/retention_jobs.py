@@ -32,7 +32,9 @@ class Server:
         data = body if isinstance(body, bytes) else json.dumps(body) if body else None
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         headers = {**self._headers, "content-type": kind}
-        answer = urllib3.request(method, f"{self._address}{path}", body=data, headers=headers, retries=False)
+        answer = urllib3.request(
+            method, f"{self._address}{path}", body=data, headers=headers, retries=False, timeout=60
+        )
         return answer.status, answer.json() if "json" in answer.headers.get(
             "content-type", ""
         ) else answer.data

@@ -128,10 +128,15 @@ def test_metrics_are_for_administrators_and_readiness_for_all(live: Release) -> 
     user = {"username": "metrics-reader", "password": "reads-no-metrics"}
 
     def get(path: str, **headers: str) -> urllib3.BaseHTTPResponse:
-        return urllib3.request("GET", f"{pod}{path}", headers=headers, retries=False)
+        return urllib3.request("GET", f"{pod}{path}", headers=headers, retries=False, timeout=60)
 
     made = urllib3.request(
-        "POST", f"{pod}/api/2.0/mlflow/users/create", json=user, headers=login(live), retries=False
+        "POST",
+        f"{pod}/api/2.0/mlflow/users/create",
+        json=user,
+        headers=login(live),
+        retries=False,
+        timeout=60,
     )
     assert made.status == 200, made.data
     try:
@@ -147,6 +152,7 @@ def test_metrics_are_for_administrators_and_readiness_for_all(live: Release) -> 
             json={"username": user["username"]},
             headers=login(live),
             retries=False,
+            timeout=60,
         )
     for path in ("/readyz", "/health"):
         answer = get(path, Host="evil.example.com")

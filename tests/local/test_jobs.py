@@ -86,6 +86,7 @@ def test_where_jobs_are_off_the_answer_says_so(stack: Stack) -> None:
         json=JOB,
         headers=urllib3.make_headers(basic_auth=f"{endpoints.username}:{endpoints.password}"),
         retries=False,
+        timeout=60,  # the server's first request of this kind imports much
     )
     assert answer.status == 500
     assert "job execution feature is not enabled" in answer.json()["detail"]

@@ -178,10 +178,12 @@ def test_the_stores_inner_ports_serve_nobody_without_keys(breakable: Stack) -> N
     """Another user of the machine can reach the ports, but neither objects nor S3's keys."""
     run = log_run(breakable, "private", "not for everybody")
     port = breakable.settings().ports
-    listed = urllib3.request("GET", f"http://127.0.0.1:{port['s3-filer']}/buckets/mlflow/?pretty=y")
+    listed = urllib3.request(
+        "GET", f"http://127.0.0.1:{port['s3-filer']}/buckets/mlflow/?pretty=y", timeout=60
+    )
     assert listed.status == 401
     assert run.encode() not in listed.data
-    unsigned = urllib3.request("GET", f"http://127.0.0.1:{port['s3']}/mlflow")
+    unsigned = urllib3.request("GET", f"http://127.0.0.1:{port['s3']}/mlflow", timeout=60)
     assert unsigned.status == 403
     # The same question with and without the certificates, which only the owner can read.
     assert "mlflow" in ask_the_filer(breakable, breakable.folder.root / "s3", seconds=30.0)
