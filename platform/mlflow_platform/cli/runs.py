@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mlflow_platform.cli import output
 from mlflow_platform.cli.analysis import (
+    LATEST_FIRST,
+    check_place,
     experiment_option,
     filter_option,
     format_option,
+    named_or_found,
     open_client,
-    plain_conditions,
     print_table,
+    search,
     server_option,
 )
 from mlflow_platform.errors import BadInput
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-    from mlflow_platform.client.analysis.reading import Experiment, Run
+    from mlflow_platform.client.analysis.reading import Run
     from mlflow_platform.client.analysis.statistics import Test
     from mlflow_platform.client.analysis.tables import Table
 
@@ -31,9 +32,6 @@ _PLAIN = {"ignore_unknown_options": True, "allow_extra_args": True}
 #: Runs that are compared without being named.
 _MOST = 50
 
-output_option = click.option(
-    "-o", "--output", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write into this file."
-)
 least_option = click.option("--least", is_flag=True, help="The smallest value is best, as of a loss.")
 
 
@@ -75,7 +73,7 @@ def list_command(experiment: str | None, limit: int, tracking_uri: str | None, l
         print_table(Table(("id", "experiment", "last update"), rows), layout)
         return
     of = reading.experiments(client, [experiment])
-    found = reading.runs(client, of, order=["attributes.start_time DESC"], limit=limit)
+    found = reading.runs(client, of, order=LATEST_FIRST, limit=limit)
     print_table(_listed(list(found)), layout)
 
 
@@ -111,11 +109,9 @@ def search_command(
       mlplatform runs search --accuracy '>0.8' --model '~%mini%' --show accuracy
       mlplatform runs search --filter "params.ontology = 'prov' and metrics.converged = 1"
     """
-    client, of = _opened(tracking_uri, names)
-    found = _found(client, of, where, context.args, list(order_by) or ["attributes.start_time DESC"], limit)
-    print_table(
-        _listed(found, [*dict.fromkeys([*(c.key for c in plain_conditions(context.args)), *show])]), layout
-    )
+    wanted = search(tracking_uri, names, where, context.args)
+    found = list(wanted.runs(order_by or LATEST_FIRST, limit))
+    print_table(_listed(found, [*dict.fromkeys([*(c.key for c in wanted.conditions), *show])]), layout)
 
 
 @runs_command.command("compare", context_settings=_PLAIN)
@@ -155,17 +151,9 @@ def compare_command(
       mlplatform runs compare -e research --ontology prov --best accuracy
       mlplatform runs compare -e research --best loss --least --report comparison.html
     """
-    from mlflow_platform.client.analysis import comparison, reading
+    from mlflow_platform.client.analysis import comparison
 
-    ids = _before_flags(run_ids)
-    flags = list(run_ids[len(ids) :])
-    client, of = _opened(tracking_uri, names)
-    if ids:
-        if flags or where or names:
-            raise click.UsageError("name runs by their ids or search for them, not both")
-        found = reading.by_ids(client, ids)
-    else:
-        found = _found(client, of, where, flags, ["attributes.start_time DESC"], _MOST)
+    client, found = named_or_found(tracking_uri, run_ids, names, where, _MOST)
     if not found:
         raise BadInput("no run is found", remedy="correct the filter; see `mlplatform runs list`")
     table = comparison.side_by_side(
@@ -176,10 +164,15 @@ def compare_command(
         best=best,
         least=least,
     )
-    if report is not None:
-        _write_report(client, found, table, [best] if best else list(metrics), report, least=least)
-    else:
+    if report is None:
         print_table(table, layout)
+        return
+    from mlflow_platform.client.analysis.report import compared, write
+
+    sections = compared(client, found, table, [best] if best else metrics, least=least)
+    with output.using(report):
+        for written in write(report, "Comparison of runs", sections):
+            click.echo(f"{written} written", err=True)
 
 
 @runs_command.command("best", context_settings=_PLAIN)
@@ -206,12 +199,11 @@ def best_command(
       mlplatform runs best accuracy -e research --ontology prov
       mlplatform runs best loss --least --format json
     """
-    from mlflow_platform.client.analysis import filters, reading
+    from mlflow_platform.client.analysis import reading
 
-    _check_place("METRIC", metric)
-    client, of = _opened(tracking_uri, names)
-    plain = reading.plain_filter(client, of, plain_conditions(context.args))
-    found = reading.best(client, of, metric, least=least, where=filters.both(where, plain))
+    check_place("METRIC", metric)
+    wanted = search(tracking_uri, names, where, context.args)
+    found = reading.best(wanted.client, wanted.of, metric, least=least, where=wanted.filter())
     print_table(_listed([found], [metric]), layout)
 
 
@@ -258,9 +250,8 @@ def summary_command(
     """
     from mlflow_platform.client.analysis import comparison, curriculum, plots
 
-    _check_place("METRIC", metric)
-    client, of = _opened(tracking_uri, names)
-    found = list(_search(client, of, where, context.args, [], None))
+    check_place("METRIC", metric)
+    found = list(search(tracking_uri, names, where, context.args).runs(order=()))
     kind: Test = "rank" if rank else "mean"
     if stages is not None:
         groups = curriculum.stages(found, by, metric, [s.strip() for s in stages.split(",") if s.strip()])
@@ -318,12 +309,14 @@ def export_command(
     """
     from mlflow_platform.client.analysis import exporting, reading
 
-    _check_place("FILE", str(file))
+    check_place("FILE", str(file))
     exporting.check(file)
-    client, of = _opened(tracking_uri, names)
-    found = _search(client, of, where, context.args, ["attributes.start_time ASC"], None)
+    wanted = search(tracking_uri, names, where, context.args)
+    found = wanted.runs(("attributes.start_time ASC",))
     rows = (
-        map(exporting.point_row, reading.history(client, found)) if history else map(exporting.run_row, found)
+        map(exporting.point_row, reading.history(wanted.client, found))
+        if history
+        else map(exporting.run_row, found)
     )
     with output.using(file):
         count = exporting.write(rows, file, exporting.POINT if history else exporting.RUN)
@@ -365,17 +358,8 @@ def plot_command(
     """
     from mlflow_platform.client.analysis import plots, reading
 
-    _check_place("METRIC", metric)
-    ids = _before_flags(run_ids)
-    flags = list(run_ids[len(ids) :])
-    client, of = _opened(tracking_uri, names)
-    if ids and (flags or where or names):
-        raise click.UsageError("name runs by their ids or search for them, not both")
-    found = (
-        reading.by_ids(client, ids)
-        if ids
-        else _found(client, of, where, flags, ["attributes.start_time DESC"], 20)
-    )
+    check_place("METRIC", metric)
+    client, found = named_or_found(tracking_uri, run_ids, names, where, 20)
     drawn = (
         plots.bars(found, metric)
         if latest
@@ -384,48 +368,6 @@ def plot_command(
     with output.using(file):
         plots.write(drawn, file)
     click.echo(f"{file} written", err=True)
-
-
-def _check_place(name: str, value: str) -> None:
-    """A plain flag before an argument would be taken for it."""
-    if value.startswith("--"):
-        raise click.UsageError(f"{name} must come before plain flags such as {value}")
-
-
-def _before_flags(arguments: tuple[str, ...]) -> list[str]:
-    found = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            break
-        found.append(argument)
-    return found
-
-
-def _opened(tracking_uri: str | None, names: tuple[str, ...]) -> tuple[MlflowClient, list[Experiment]]:
-    from mlflow_platform.client.analysis import reading
-
-    client = open_client(tracking_uri)
-    return client, reading.experiments(client, names)
-
-
-def _search(
-    client: MlflowClient,
-    of: list[Experiment],
-    where: str,
-    flags: list[str],
-    order: list[str],
-    limit: int | None,
-) -> Any:
-    from mlflow_platform.client.analysis import filters, reading
-
-    plain = reading.plain_filter(client, of, plain_conditions(flags))
-    return reading.runs(client, of, where=filters.both(where, plain), order=order, limit=limit)
-
-
-def _found(
-    client: MlflowClient, of: list[Experiment], where: str, flags: list[str], order: list[str], limit: int
-) -> list[Run]:
-    return list(_search(client, of, where, flags, order, limit))
 
 
 def _listed(found: list[Run], show: list[str] | None = None) -> Table:
@@ -437,24 +379,3 @@ def _listed(found: list[Run], show: list[str] | None = None) -> Table:
         for r in found
     )
     return Table(("run id", "run", "experiment", "status", "started", "seconds", *(show or ())), rows)
-
-
-def _write_report(
-    client: MlflowClient, found: list[Run], table: Table, metrics: list[str], file: Path, *, least: bool
-) -> None:
-    from mlflow_platform.client.analysis import comparison, plots, reading, report
-
-    sections = [
-        report.Section(
-            "Runs", f"{len(found)} runs of {', '.join(sorted({r.experiment for r in found}))}.", table
-        )
-    ]
-    for metric in metrics or sorted({k for r in found for k in r.metrics})[:6]:
-        drawn = comparison.ranked(found, metric, least=least)[:20]
-        points = list(reading.history(client, [r for r in drawn if metric in r.metrics], [metric]))
-        stepped = len({p.step for p in points}) > 1
-        figure = plots.curves(drawn, points, metric) if stepped else plots.bars(drawn, metric)
-        sections.append(report.Section(metric, figure=figure))
-    with output.using(file):
-        for written in report.write(file, "Comparison of runs", sections):
-            click.echo(f"{written} written", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow_platform.client.tracker import MLflowTracker
 
 
-class Recorder:
+class Recorder(ABC):
     """What a run and a tracker, which stands for its current run, have in common.
 
     Nothing here raises or returns anything: see `Guard`.
@@ -91,8 +92,9 @@ class Recorder:
             "log_text_artifact", {"file": file}, lambda client, run: client.log_text(run, text, file)
         )
 
+    @abstractmethod
     def _record(self, event: str, detail: dict[str, Any], send: Any) -> None:
-        raise NotImplementedError
+        """Note the event, and let `send` log it to MLflow."""
 
 
 class Run(Recorder):

@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_platform.client.analysis import plots, tables
+from mlflow_platform.client.analysis import comparison, plots, reading, tables
 from mlflow_platform.errors import BadInput
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from mlflow import MlflowClient
 
+    from mlflow_platform.client.analysis.reading import Run
     from mlflow_platform.client.analysis.tables import Table
 
 #: Formats of a report, by the suffix of its file.
 SUFFIXES = (".md", ".html")
+#: Metrics and runs that a report shows when none are named.
+_METRICS, _DRAWN = 6, 20
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy"
@@ -44,6 +48,29 @@ class Section:
     text: str = ""
     table: Table | None = None
     figure: Figure | None = None
+
+
+def compared(
+    client: MlflowClient,
+    runs: Sequence[Run],
+    table: Table,
+    metrics: Sequence[str] = (),
+    *,
+    least: bool = False,
+) -> list[Section]:
+    """Runs side by side, and a figure of each metric: curves where it has steps, else bars of the best 20.
+
+    `metrics`: without any, the first six by name that the runs have.
+    """
+    places = ", ".join(sorted({r.experiment for r in runs}))
+    sections = [Section("Runs", f"{len(runs)} runs of {places}.", table)]
+    for metric in metrics or sorted({k for r in runs for k in r.metrics})[:_METRICS]:
+        drawn = comparison.ranked(runs, metric, least=least)[:_DRAWN]
+        points = list(reading.history(client, [r for r in drawn if metric in r.metrics], [metric]))
+        stepped = len({p.step for p in points}) > 1
+        figure = plots.curves(drawn, points, metric) if stepped else plots.bars(drawn, metric)
+        sections.append(Section(metric, figure=figure))
+    return sections
 
 
 def write(file: Path, title: str, sections: Sequence[Section]) -> list[Path]:
