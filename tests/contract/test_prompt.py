@@ -38,12 +38,11 @@ def client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     at = stack.endpoints()
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", at.username)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", at.password)
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(at.tracking_uri)
     mlflow.set_registry_uri(at.tracking_uri)
     yield mlflow.genai
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(before)
+    mlflow.set_tracking_uri(None)  # else it stays for every test after these, before $MLFLOW_TRACKING_URI
+    mlflow.set_registry_uri(None)
 
 
 def numbers(folder: Folder, name: str) -> dict[str, str]:

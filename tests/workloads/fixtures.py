@@ -19,6 +19,7 @@ def workloads(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         for name, value in where.environment().items():
             patch.setenv(name, value)
-        made = Workloads(stack, tmp_path_factory.mktemp("workloads"), mlflow.MlflowClient(where.tracking_uri))
+        client = mlflow.MlflowClient(where.tracking_uri, where.tracking_uri)
+        made = Workloads(stack, tmp_path_factory.mktemp("workloads"), client)
         yield made
         made.stop()

@@ -40,9 +40,9 @@ class Logged:
 def logged(stack: Stack) -> Iterator[Logged]:
     """27 runs: every ontology at every stage with every memory; better at later stages and with a memory."""
     with pytest.MonkeyPatch.context() as patch:
+        mlflow.set_tracking_uri(None)  # takes $MLFLOW_TRACKING_URI away if there was another one
         for name, value in stack.endpoints().environment().items():
             patch.setenv(name, value)
-        mlflow.set_tracking_uri(None)
         client = MlflowClient()
         experiment = client.create_experiment(EXPERIMENT)
         ids = []
