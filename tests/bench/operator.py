@@ -18,8 +18,8 @@ from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.local import Stack
+from mlflow_platform.model import DOCUMENTS
 from mlflow_platform.model.base import API_VERSION
-from mlflow_platform.model.crd import RECONCILED
 from tests.bench.scale import TAGS, report, run, write_folder
 from tests.cluster import clusters
 from tests.operator.conftest import established
@@ -56,7 +56,7 @@ def ready(cluster: Cluster) -> int:
 def listing(site: Site, environment: dict[str, str]) -> float:
     """Seconds that bare listings take: every kind of the cluster, and the server."""
     start = time.perf_counter()
-    for kind in RECONCILED:
+    for kind in DOCUMENTS:
         for _ in site.cluster.pages(API_VERSION, kind):
             pass
     of_cluster = time.perf_counter() - start

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.errors import Rejected
-from mlflow_platform.model import DOCUMENTS, crd
+from mlflow_platform.model import DOCUMENTS
 from mlflow_platform.model.base import API_VERSION
 from tests.cluster import clusters
 from tests.faults.test_documents import ROWS
@@ -68,7 +68,7 @@ def accepted(document: Json) -> bool:
 
 def test_all_examples_are_taken(cluster: Cluster) -> None:
     files = [*(ROOT / "manifests" / "examples").glob("*.yaml")]
-    files.append(ROOT / "examples" / "retention.yaml")
+    files += [ROOT / "examples" / name for name in ("retention.yaml", "backup.yaml")]
     files += (ROOT / "platform" / "mlflow_platform" / "config" / "starter").glob("*.yaml")
     found = [d for path in files for d in yaml.safe_load_all(path.read_text("utf-8")) if d]
     assert len(found) > 15
@@ -84,7 +84,7 @@ def single(text: str) -> Json | None:
         found = [json.loads(json.dumps(d)) for d in yaml.safe_load_all(text) if d]
     except (yaml.YAMLError, ValueError, TypeError):
         return None
-    if len(found) != 1 or not isinstance(found[0], dict) or str(found[0].get("kind")) not in crd.RECONCILED:
+    if len(found) != 1 or not isinstance(found[0], dict) or str(found[0].get("kind")) not in DOCUMENTS:
         return None
     metadata = found[0].get("metadata")
     if found[0].get("apiVersion") != API_VERSION or not isinstance(metadata, dict) or "name" not in metadata:
@@ -153,10 +153,32 @@ RULES = st.fixed_dictionaries(
         "traces": st.builds(lambda d: {"olderThan": d}, DURATION),
     },
 )
+REFERENCE = {"name": "s", "key": "k"}
+PLACE = st.fixed_dictionaries(
+    {},
+    optional={
+        "endpoint": st.just("https://s3.example.com"),
+        "accessKeySecretRef": st.just(REFERENCE),
+        "secretKeySecretRef": st.just(REFERENCE),
+    },
+)
+KEEP = st.sampled_from([{}, {"keep": {}}, {"keep": {"last": 3}}, {"keep": {"age": "3d"}}])
 WINDOW = st.sampled_from(
     [{}, {"window": {"start": "22:00", "end": "22:00"}}, {"window": {"start": "22:00", "end": "05:00"}}]
 )
 DOCUMENT = st.one_of(
+    st.builds(
+        lambda place, keep: document("BackupSchedule", {"destination": {"uri": "s3://b/x", **place}, **keep}),
+        PLACE,
+        KEEP,
+    ),
+    st.builds(
+        lambda place: document(
+            "RetentionPolicy",
+            {"rules": {"traces": {"olderThan": "1d"}}, "archive": {"destination": "s3://b/x", **place}},
+        ),
+        PLACE,
+    ),
     st.builds(lambda rules, window: document("RetentionPolicy", {"rules": rules, **window}), RULES, WINDOW),
     st.builds(lambda n, t: document("Experiment", {"name": n, "tags": {t: "v"}}), NAME, NAME),
     st.builds(

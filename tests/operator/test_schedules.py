@@ -1,4 +1,4 @@
-"""Retention policies through kubectl and a running operator: a CronJob each, kept as it should be.
+"""Retention policies and backups through kubectl and a running operator: CronJobs, kept as they should be.
 
 Here is no controller-manager: nothing starts jobs or collects what lost its owner. How jobs ended is written
 into the API server as the controller would; a job that runs is in tests/cluster/test_operator.py.
@@ -54,9 +54,15 @@ def policy(name: str, /, namespace: str = OPS, **spec: Any) -> Json:
     return document("RetentionPolicy", name, {"schedule": "0 2 * * *", "rules": RULES, **spec}, namespace)
 
 
-def made(site: Site, name: str, kind: str = "CronJob") -> Json:
+def made(site: Site, name: str, kind: str = "CronJob", noun: str = "retention") -> Json:
     api_version = "batch/v1" if kind == "CronJob" else "v1"
-    return dict(site.cluster.get(api_version, kind, OPS, f"mlflow-retention-{name}") or {})
+    return dict(site.cluster.get(api_version, kind, OPS, f"mlflow-{noun}-{name}") or {})
+
+
+def backup(name: str, /, namespace: str = OPS, **spec: Any) -> Json:
+    keys = {f"{what}SecretRef": {"name": "backup-store", "key": what} for what in ("accessKey", "secretKey")}
+    spec = {"schedule": "0 2 * * *", "drill": {"schedule": "0 5 * * 0"}, **spec}
+    return document("BackupSchedule", name, {"destination": {"uri": "s3://b/x", **keys}, **spec}, namespace)
 
 
 def container(cron_job: Json) -> Json:
@@ -72,7 +78,8 @@ def another_round(operator: Process) -> None:
 
 def versions(site: Site) -> dict[str, str]:
     """Of all policies, and of all that is made for them."""
-    kinds = ((API_VERSION, "RetentionPolicy"), ("v1", "ConfigMap"), ("batch/v1", "CronJob"))
+    kinds = [(API_VERSION, kind) for kind in ("RetentionPolicy", "BackupSchedule")]
+    kinds += [("v1", "ConfigMap"), ("batch/v1", "CronJob")]
     found = [o for api_version, kind in kinds for o in site.cluster.find(api_version, kind, OPS)]
     return {f"{o['kind']}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for o in found}
 
@@ -112,16 +119,18 @@ def test_a_policy_becomes_a_cron_job_and_nothing_is_written_again(
     assert shown[0].split()[:4] == ["NAME", "SERVER", "SCHEDULE", "LAST"]
 
 
-def test_its_pods_are_as_pod_security_restricted_asks(site: Site, operator: Process) -> None:
-    site.apply(policy("restricted"))
+def test_their_pods_are_as_pod_security_restricted_asks(site: Site, operator: Process) -> None:
+    site.apply(policy("restricted"), backup("restricted"))
     site.reach("RetentionPolicy", "restricted", "Scheduled")
+    site.reach("BackupSchedule", "restricted", "Scheduled")
     namespace = site.namespace("restricted-pods", **RESTRICTED)
     account = {"apiVersion": "v1", "kind": "ServiceAccount"}
     site.apply({**account, "metadata": {"name": "mlflow-server", "namespace": namespace}})
-    template = made(site, "restricted")["spec"]["jobTemplate"]["spec"]["template"]
-    metadata = {**template["metadata"], "name": "pod", "namespace": namespace}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-    site.cluster.create(pod, dry_run=True)
+    for noun in ("retention", "backup", "drill"):
+        template = made(site, "restricted", noun=noun)["spec"]["jobTemplate"]["spec"]["template"]
+        metadata = {**template["metadata"], "name": "pod", "namespace": namespace}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+        site.cluster.create(pod, dry_run=True)
 
 
 def test_what_was_edited_by_hand_is_put_back(site: Site, operator: Process) -> None:
@@ -214,9 +223,11 @@ def test_what_the_api_server_lets_pass_is_told(site: Site, operator: Process) ->
     site.reach("RetentionPolicy", "taken", "Scheduled")
 
 
-def ended(site: Site, policy_name: str, job: str, failed: str = "", message: str = "") -> None:
+def ended(
+    site: Site, name: str, job: str, failed: str = "", message: str = "", noun: str = "retention"
+) -> None:
     """A Job of the CronJob, made as `kubectl create job --from` does, that has ended."""
-    cron_job = made(site, policy_name)
+    cron_job = made(site, name, noun=noun)
     owner = {"apiVersion": "batch/v1", "kind": "CronJob", "controller": True}
     owner |= {k: cron_job["metadata"][k] for k in ("name", "uid")}
     wanted = cron_job["spec"]["jobTemplate"]
@@ -254,6 +265,82 @@ def test_how_the_last_job_ended_is_said(site: Site, operator: Process) -> None:
     status = site.find("RetentionPolicy", "failing")["status"]
     assert status["lastSuccessfulTime"] == status["lastRunTime"]
     assert status["cronJob"] == "mlflow-retention-failing"
+
+
+def test_a_backup_and_its_drill_are_a_cron_job_each(site: Site, operator: Process, tmp_path: Path) -> None:
+    site.secret(OPS, "backup-store", accessKey="the-access-key", secretKey="the-secret-key")
+    site.secret(OPS, "backup-key", key="the-key")
+    site.apply(
+        backup("nightly", encryptionKeySecretRef={"name": "backup-key", "key": "key"}, keep={"last": 7})
+    )
+    site.reach("BackupSchedule", "nightly", "Scheduled")
+    site.control_plane.kubectl("-n", OPS, "wait", "mlbackup/nightly", "--for=condition=Ready", "--timeout=9s")
+    config = made(site, "nightly", "ConfigMap", "backup")
+    file = tmp_path / "documents.yaml"
+    file.write_text(config["data"]["documents.yaml"], "utf-8")
+    (loaded,) = load([file]).documents
+    assert loaded.document.spec.keep.last == 7
+    uid = site.find("BackupSchedule", "nightly")["metadata"]["uid"]
+    about = ["-f", "/etc/mlplatform/documents/documents.yaml", "--schedule", "nightly"]
+    secrets = ["--secrets", "/etc/mlplatform/secrets"]
+    for noun, schedule, command in (
+        ("backup", "0 2 * * *", ["create", *about]),
+        ("drill", "0 5 * * 0", ["drill", *about, "--database", "MLPLATFORM_SCRATCH_DATABASE_URI"]),
+    ):
+        found = made(site, "nightly", noun=noun)
+        assert [o["uid"] for o in found["metadata"]["ownerReferences"]] == [uid]
+        assert found["spec"]["schedule"] == schedule
+        assert container(found)["args"] == ["backup", *command, *secrets]
+        pod = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        volumes = {v["name"]: v for v in pod["volumes"]}
+        assert volumes["documents"]["configMap"]["name"] == config["metadata"]["name"]
+        items = [i["path"] for s in volumes["secrets"]["projected"]["sources"] for i in s["secret"]["items"]]
+        assert items == ["backup-key/key", "backup-store/accessKey", "backup-store/secretKey"]
+        assert "the-" not in json.dumps([found, config])
+    status = site.find("BackupSchedule", "nightly")["status"]
+    assert (status["cronJob"], status["drillCronJob"]) == ("mlflow-backup-nightly", "mlflow-drill-nightly")
+    now = datetime.now(UTC)
+    for told, schedule in (("nextRunTime", "0 2 * * *"), ("nextDrillTime", "0 5 * * 0")):
+        after = cron.following(schedule, now)
+        assert after is not None
+        assert status[told] == after.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    ended(site, "nightly", "nightly-1", noun="backup")
+    ended(site, "nightly", "drill-1", "BackoffLimitExceeded", "Job has reached the limit", noun="drill")
+    said = site.reach("BackupSchedule", "nightly", "JobFailed")["message"]
+    assert "the job drill-1 failed" in said
+    status = site.find("BackupSchedule", "nightly")["status"]
+    assert status["lastSuccessfulTime"] == status["lastRunTime"]
+    assert "lastDrillTime" in status
+    assert "lastSuccessfulDrillTime" not in status
+    ended(site, "nightly", "drill-2", noun="drill")
+    site.reach("BackupSchedule", "nightly", "Scheduled")
+
+    # Without its drill, and then without a time at all.
+    site.control_plane.kubectl(
+        *("-n", OPS, "patch", "mlbackup", "nightly", "--type=json"),
+        *("-p", '[{"op": "remove", "path": "/spec/drill"}]'),
+    )
+    eventually(lambda: not made(site, "nightly", noun="drill"), "the drill's CronJob is gone")
+    status = eventually(
+        lambda: (
+            found if "drillCronJob" not in (found := site.find("BackupSchedule", "nightly")["status"]) else {}
+        ),
+        "the status says nothing of a drill",
+    )
+    assert not [name for name in status if "Drill" in name]
+    assert made(site, "nightly", noun="backup")
+    site.delete("BackupSchedule", "nightly")
+    eventually(lambda: not made(site, "nightly", noun="backup"), "the CronJob is gone")
+
+
+def test_backups_live_in_the_operators_namespace_only(site: Site, operator: Process) -> None:
+    tenant = site.namespace("backup-tenant")
+    site.apply(backup("sneaky", tenant))
+    said = site.reach("BackupSchedule", "sneaky", "NotAllowed", tenant)["message"]
+    assert "in the operator's namespace only, not in backup-tenant" in said
+    everywhere = site.cluster.find("batch/v1", "CronJob", "")
+    assert not [c for c in everywhere if "sneaky" in c["metadata"]["name"]]
 
 
 def test_a_restart_writes_nothing(site: Site, operator: Process, template: Path) -> None:

@@ -20,13 +20,27 @@ from mlflow_platform.deploy import external, policies, smoke
 from mlflow_platform.deploy.phases import secrets_of
 from mlflow_platform.errors import BadDocuments, BadInput
 from mlflow_platform.model import DOCUMENTS, TrackingServer, crd
-from mlflow_platform.model.crd import RECONCILED
 from mlflow_platform.operator import process
+from mlflow_platform.operator.entries import read
+from mlflow_platform.operator.schedules import JobTemplate, wanted
 from tests import golden_files
 
 CHART = find_chart()
 NIGHTLY = "{name: nightly, spec: {schedule: 0 2 * * *, rules: {runs: {keepLast: 9}}}}"
 LOOK = "{name: look, spec: {schedule: '@weekly', suspend: true, dryRun: true, rules: {orphans: {}}}}"
+_KEYS = "accessKeySecretRef: {name: s, key: id}, secretKeySecretRef: {name: s, key: secret}"
+ARCHIVED = (
+    "{name: kept, spec: {schedule: '@daily', rules: {traces: {olderThan: 9d}}, "
+    f"archive: {{destination: 's3://archive/x', endpoint: 'https://s3.example.com', {_KEYS}}}}}}}"
+)
+BACKUP = (
+    f"{{name: weekly, spec: {{schedule: '@weekly', destination: {{uri: 's3://backups/x', {_KEYS}}}, "
+    "encryptionKeySecretRef: {name: s, key: key}, drill: {schedule: 0 5 * * 0}}}"
+)
+DRILLED = (
+    "{name: weekly, spec: {schedule: '@weekly', suspend: true, destination: {uri: 's3://backups/x'}, "
+    "drill: {schedule: 0 5 * * 0, databaseUriSecretRef: {name: scratch, key: uri}}}}"
+)
 #: What each profile, or combination of choices, is rendered with.
 CASES: dict[str, tuple[str, list[str]]] = {
     "default": ("", []),
@@ -64,6 +78,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "ingress.tls={secretName: t, clusterIssuer: le}",
             f"retention.policies=[{NIGHTLY}, {LOOK}]",
             "retention.egress=[{ports: [{port: 9000}]}]",
+            f"backup.schedules=[{BACKUP}]",
+            "backup.egress=[{ports: [{port: 9001}]}]",
             "jobs.extraEnv=[{name: A, value: b}]",
         ],
     ),
@@ -122,7 +138,9 @@ SETS = {
     "external": COMMON
     | {("Ingress", "mlflow"), ("Deployment", "mlflow-jobs"), ("NetworkPolicy", "mlflow-jobs")}
     | {("NetworkPolicy", "mlflow-scheduled")}
-    | {(k, f"mlflow-retention-{name}") for k in ("ConfigMap", "CronJob") for name in ("nightly", "look")},
+    | {(k, f"mlflow-retention-{name}") for k in ("ConfigMap", "CronJob") for name in ("nightly", "look")}
+    | {("ConfigMap", "mlflow-backup-weekly"), ("CronJob", "mlflow-backup-weekly")}
+    | {("CronJob", "mlflow-drill-weekly")},
 }
 
 
@@ -174,7 +192,10 @@ def test_every_pod_is_as_pod_security_restricted_asks(case: str) -> None:
         assert spec["securityContext"]["runAsUser"] > 0
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for container in spec["containers"] + spec.get("initContainers", []):
+            # A drill's Postgres is in a pod of the platform's user, and has the one that its image knows.
+            own = {"runAsUser": 999} if container.get("restartPolicy") == "Always" else {}
             assert container["securityContext"] == {
+                **own,
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
@@ -348,7 +369,8 @@ def test_common_labels_annotations_and_the_digest_are_everywhere() -> None:
     (ingress,) = (m.object for m in manifests if m.kind == "Ingress")
     assert ingress["metadata"]["annotations"]["cert-manager.io/cluster-issuer"] == "le"
     for template in pods(manifests):
-        for container in template["spec"]["containers"] + template["spec"].get("initContainers", []):
+        others = [c for c in template["spec"].get("initContainers", []) if c["name"] != "postgres"]
+        for container in template["spec"]["containers"] + others:
             assert container["image"] == f"mlflow-platform:3.17.2@sha256:{'0' * 64}"
 
 
@@ -471,7 +493,7 @@ def test_the_operator_may_touch_documents_and_read_single_secrets_and_nothing_el
     found = rendered("operator")
     roles = {m.name: m.object["rules"] for m in found if m.kind in ("ClusterRole", "Role")}
     documents, status, server, namespaces, events = roles["mlflow-mlflow-operator-93fff73e"]
-    plurals = sorted(DOCUMENTS[kind].plural for kind in RECONCILED)
+    plurals = sorted(DOCUMENTS[kind].plural for kind in DOCUMENTS)
     assert sorted(documents["resources"]) == plurals
     assert sorted(status["resources"]) == [f"{p}/status" for p in plurals]
     assert (status["verbs"], events["verbs"], server["verbs"]) == (["patch"], ["create"], ["create"])
@@ -491,19 +513,55 @@ def test_the_operator_may_touch_documents_and_read_single_secrets_and_nothing_el
     assert TrackingServer.model_validate(server).spec.trackingUri == "http://mlflow.mlflow.svc:5000"
 
 
-def test_jobs_of_the_operator_and_of_the_chart_are_the_same_but_for_who_made_them() -> None:
-    found = rendered("operator", f"retention.policies=[{NIGHTLY}]")
+@pytest.mark.parametrize(
+    ("kind", "place", "one"),
+    [
+        ("RetentionPolicy", "retention.policies", NIGHTLY),
+        ("RetentionPolicy", "retention.policies", ARCHIVED),
+        ("BackupSchedule", "backup.schedules", BACKUP),
+        ("BackupSchedule", "backup.schedules", DRILLED),
+    ],
+)
+def test_jobs_of_the_operator_and_of_the_chart_are_the_same_but_for_who_made_them(
+    kind: str, place: str, one: str, tmp_path: Path
+) -> None:
+    found = rendered("operator", f"{place}=[{one}]")
     (config,) = (m for m in found if (m.kind, m.name) == ("ConfigMap", "mlflow-operator"))
-    (wanted,) = (m.object for m in found if m.kind == "CronJob")
-    template = job_template(config)
-    assert template["trackingUri"] == "http://mlflow.mlflow.svc:5000"
-    made = template["cronJob"]["spec"]
-    job, mine = (spec["jobTemplate"]["spec"]["template"]["spec"] for spec in (made, wanted["spec"]))
-    job["containers"][0]["env"] += template["env"]
-    job["containers"][0]["args"] = mine["containers"][0]["args"]
-    (documents,) = (v for v in job["volumes"] if v["name"] == "documents")
-    documents["configMap"]["name"] = wanted["metadata"]["name"]
-    assert {**made, "schedule": "0 2 * * *", "suspend": False} == wanted["spec"]
+    path = tmp_path / "jobs.yaml"
+    path.write_text(yaml.safe_dump(job_template(config)), "utf-8")
+    written = yaml.safe_load(one)
+    metadata = {"name": written["name"], "namespace": "mlflow", "uid": "u", "resourceVersion": "1"}
+    document = read(kind, {"metadata": metadata, "spec": written["spec"]})
+    head = {"name": "default", "uid": "s", "resourceVersion": "1"}
+    own = {"trackingUri": "http://mlflow.mlflow.svc:5000"}
+    server = read("TrackingServer", {"metadata": head, "spec": own})
+    asked = wanted(document, server, JobTemplate.read(path), "mlflow")
+    charts = {m.name: m.object for m in found if m.kind == "CronJob"}
+    assert len(charts) == len(asked.cron_jobs) > 0
+    for _, made in asked.cron_jobs:
+        mine = charts[made["metadata"]["name"]]["spec"]
+        labels = made["spec"]["jobTemplate"]["metadata"]["labels"]
+        del labels["mlplatform.io/scheduled-by"]
+        assert mounted(made["spec"]) == mounted(mine)
+        assert made["spec"] == mine
+    (file,) = (m.object["data"] for m in found if "documents.yaml" in m.object.get("data", {}))
+    assert asked.config is not None
+    assert yaml.safe_load(file["documents.yaml"]) == yaml.safe_load(asked.config["data"]["documents.yaml"])
+
+
+def mounted(cron_job: dict[str, Any]) -> set[tuple[str, str, str, int]]:
+    """Those that its pods mount, taken out of it: in what order they are mounted does not matter."""
+    pod = cron_job["jobTemplate"]["spec"]["template"]["spec"]
+    volumes = [v for v in pod["volumes"] if v["name"] == "secrets"]
+    pod["volumes"] = sorted((v for v in pod["volumes"] if v not in volumes), key=lambda v: v["name"])
+    mounts = pod["containers"][0]["volumeMounts"]
+    mounts.sort(key=lambda m: m["name"])
+    return {
+        (source["secret"]["name"], item["key"], item["path"], volume["projected"]["defaultMode"])
+        for volume in volumes
+        for source in volume["projected"]["sources"]
+        for item in source["secret"]["items"]
+    }
 
 
 def test_jobs_reach_the_data_and_nothing_else() -> None:
@@ -558,14 +616,35 @@ def test_policies_among_values_are_checked_with_the_model(tmp_path: Path) -> Non
     assert [str(p.where) for p in caught.value.problems] == [f"{path}:7:18", f"{path}:7:37"]
     assert "did you mean keepLast?" in str(caught.value.problems[1])
     policies.check(CHART.values())
+    path.write_text(
+        "backup:\n  schedules:\n    - name: nightly\n      spec:\n        schedule: '@daily'\n"
+        "        destination: {uri: s3://b/x, accessKeySecretRef: {name: a, key: b}}\n"
+        "        drill: {schedule: 0 26 * * *}\n",
+        "utf-8",
+    )
+    with pytest.raises(BadDocuments) as caught:
+        policies.check(CHART.values(files=[path]))
+    assert sorted(str(p.where) for p in caught.value.problems) == [f"{path}:6:9", f"{path}:7:17"]
 
 
 @pytest.mark.parametrize("command", [["render"], ["deploy", "--kubeconfig", "/nowhere"]])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            "retention.policies=[{name: a, spec: {schedule: '@daily', rules: {}}}]",
+            "the policy has no rule",
+        ),
+        (
+            "backup.schedules=[{name: a, spec: {schedule: '@daily', destination: {uri: s3://b}, keep: {}}}]",
+            "this keeps nothing",
+        ),
+    ],
+)
 def test_a_bad_policy_is_said_before_anything_is_done(
-    command: list[str], capsys: pytest.CaptureFixture[str]
+    command: list[str], setting: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    setting = "retention.policies=[{name: a, spec: {schedule: '@daily', rules: {}}}]"
     assert run([*command, "--set", setting]) == 1
     shown = capsys.readouterr()
-    assert "the policy has no rule" in shown.err
+    assert said in shown.err
     assert shown.out == ""

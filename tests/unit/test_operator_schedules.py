@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from mlflow_platform.operator.conditions import Outcome, Reason
 from mlflow_platform.operator.entries import Entry, read
 from mlflow_platform.operator.schedules import (
     MAX_NAME,
-    SCHEDULED,
     JobTemplate,
     after_jobs,
     job_name,
@@ -29,6 +29,7 @@ from mlflow_platform.operator.schedules import (
     same,
     wanted,
 )
+from mlflow_platform.operator.tasks import DRILL, RUN, TASKS, TOLD
 
 Json = dict[str, Any]
 OWN = "http://mlflow.ops.svc:5000"
@@ -42,10 +43,16 @@ ARTIFACTS: Json = {
 
 
 def test_every_kind_is_carried_out_one_way() -> None:
-    assert (
-        {"TrackingServer", *KINDS, *SCHEDULED} == set(crd.RECONCILED) == set(DOCUMENTS) - {"BackupSchedule"}
-    )
-    assert not set(KINDS) & set(SCHEDULED)
+    assert {"TrackingServer", *KINDS, *TASKS} == set(DOCUMENTS)
+    assert not set(KINDS) & set(TASKS)
+    assert set(TOLD) == set(TASKS)
+
+
+def test_the_definitions_have_what_is_told_of_tasks() -> None:
+    for kind, fields in TOLD.items():
+        (version,) = crd.definition(kind)["spec"]["versions"]
+        status = version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+        assert {name for told in fields for name in told.nothing} <= set(status)
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +81,37 @@ def server(name: str = "default", uri: str = OWN, **spec: Any) -> Entry:
     return entry("TrackingServer", name, {"trackingUri": uri, **spec})
 
 
+def backup(**spec: Any) -> Entry:
+    destination = {
+        "uri": "s3://backups/x",
+        "accessKeySecretRef": {"name": "store", "key": "id"},
+        "secretKeySecretRef": {"name": "store", "key": "secret"},
+    }
+    return entry("BackupSchedule", "nightly", {"schedule": "@daily", "destination": destination, **spec})
+
+
+def made(one: Entry, of: Entry, by: JobTemplate) -> list[Json]:
+    """The ConfigMap, then the CronJobs."""
+    asked = wanted(one, of, by, "ops")
+    assert asked.config is not None
+    return [asked.config, *(cron_job for _, cron_job in asked.cron_jobs)]
+
+
+def files(cron_job: Json) -> set[str]:
+    """Those that the Secrets become in a pod."""
+    volumes = [v for v in pod_of(cron_job)["volumes"] if v["name"] == "secrets"]
+    sources = [source["secret"] for v in volumes for source in v["projected"]["sources"]]
+    return {item["path"] for secret in sources for item in secret["items"]}
+
+
+def variables(cron_job: Json) -> set[str]:
+    return {one["name"] for one in pod_of(cron_job)["containers"][0]["env"]}
+
+
 def test_what_is_not_to_run_has_no_cron_job_and_says_why(template: JobTemplate) -> None:
     def reason(one: Entry, of: Entry | None = None, by: JobTemplate | None = template) -> Reason:
         asked = wanted(one, of or server(), by, "ops")
-        assert not asked.objects
+        assert not asked.names
         return asked.outcome.reason
 
     unscheduled = entry("RetentionPolicy", "nightly", {"rules": RULES})
@@ -95,15 +129,15 @@ def test_the_releases_data_serve_its_own_server_alone(template: JobTemplate) -> 
     """A policy about a server elsewhere must never be carried out on the database that is at hand."""
     moved = wanted(policy(), server(uri="http://elsewhere:5000"), template, "ops")
     assert moved.outcome.reason == Reason.WAITING
-    assert not moved.objects
+    assert not moved.names
     assert "spec.database" in moved.outcome.message
-    own = wanted(policy(), server(uri=f"{OWN}/"), template, "ops").objects[1]
+    _, own = made(policy(), server(uri=f"{OWN}/"), template)
     names = {e["name"] for e in pod_of(own)["containers"][0]["env"]}
     assert {"PGHOST", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "MLFLOW_ARTIFACTS_DESTINATION"} <= names
     assert "--secrets" not in pod_of(own)["containers"][0]["args"]
     for name in ("other", "default"):
         of = server(name, "http://elsewhere:5000", database=DATABASE, artifacts=ARTIFACTS)
-        config, other = wanted(policy(server=name), of, template, "ops").objects
+        config, other = made(policy(server=name), of, template)
         names = {e["name"] for e in pod_of(other)["containers"][0]["env"]}
         assert names == {"HOME"}
         documents = list(yaml.safe_load_all(config["data"]["documents.yaml"]))
@@ -125,7 +159,7 @@ def test_the_releases_data_serve_its_own_server_alone(template: JobTemplate) -> 
 
 def test_a_policy_says_when_and_what(template: JobTemplate) -> None:
     def arguments(one: Entry) -> list[str]:
-        found: list[str] = pod_of(wanted(one, server(), template, "ops").objects[1])["containers"][0]["args"]
+        found: list[str] = pod_of(made(one, server(), template)[1])["containers"][0]["args"]
         return found
 
     about = ["/etc/mlplatform/documents/documents.yaml", "--policy", "nightly", "--server", "default"]
@@ -138,9 +172,85 @@ def test_a_policy_says_when_and_what(template: JobTemplate) -> None:
     assert arguments(released)[-2:] == ["--allow-destructive", "0a1b2c"]
     asked = wanted(policy(suspend=True, schedule="0 2 * * 1-5"), server(), template, "ops")
     assert asked.outcome == Outcome(Reason.SUSPENDED)
-    spec = asked.objects[1]["spec"]
+    ((_, cron_job),) = asked.cron_jobs
+    spec = cron_job["spec"]
     assert (spec["schedule"], spec["suspend"], spec["timeZone"]) == ("0 2 * * 1-5", True, "Etc/UTC")
     assert asked == wanted(policy(suspend=True, schedule="0 2 * * 1-5"), server(), template, "ops")
+
+
+def test_a_backup_gets_the_servers_data_and_its_drill_the_backups_alone(template: JobTemplate) -> None:
+    key = {"name": "key", "key": "key"}
+    one = backup(encryptionKeySecretRef=key, drill={"schedule": "@weekly"})
+    config, create, drill = made(one, server(), template)
+    assert [c["metadata"]["name"] for c in (config, create, drill)] == [
+        *["mlflow-backup-nightly"] * 2,
+        "mlflow-drill-nightly",
+    ]
+    about = ["-f", "/etc/mlplatform/documents/documents.yaml", "--schedule", "nightly"]
+    secrets = ["--secrets", "/etc/mlplatform/secrets"]
+    assert pod_of(create)["containers"][0]["args"] == ["backup", "create", *about, *secrets]
+    scratch = ["--database", "MLPLATFORM_SCRATCH_DATABASE_URI"]
+    assert pod_of(drill)["containers"][0]["args"] == ["backup", "drill", *about, *scratch, *secrets]
+    assert (create["spec"]["schedule"], drill["spec"]["schedule"]) == ("@daily", "@weekly")
+    assert files(create) == files(drill) == {"store/id", "store/secret", "key/key"}
+    assert {"PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "MLFLOW_CRYPTO_KEK_PASSPHRASE"} <= variables(create)
+    assert variables(drill) == {"HOME", "MLPLATFORM_SCRATCH_DATABASE_URI"}
+    (sidecar,) = pod_of(drill)["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert {v["name"] for v in sidecar["volumeMounts"]} <= {v["name"] for v in pod_of(drill)["volumes"]}
+    assert "initContainers" not in pod_of(create)
+    for cron_job in (create, drill):
+        (volume,) = (v for v in pod_of(cron_job)["volumes"] if v["name"] == "documents")
+        assert volume["configMap"]["name"] == config["metadata"]["name"]
+
+
+def test_a_backup_of_another_server_and_a_drill_into_a_database(template: JobTemplate) -> None:
+    elsewhere = server(
+        "far",
+        "https://far:5000",
+        database=DATABASE,
+        artifacts=ARTIFACTS,
+        caSecretRef={"name": "ca", "key": "ca.crt"},
+    )
+    scratch = {"schedule": "@weekly", "databaseUriSecretRef": {"name": "scratch", "key": "uri"}}
+    config, create, drill = made(backup(server="far", drill=scratch), elsewhere, template)
+    documents = {d["kind"]: d for d in yaml.safe_load_all(config["data"]["documents.yaml"])}
+    assert documents["TrackingServer"]["spec"]["caSecretRef"] == {"name": "ca", "key": "ca.crt"}
+    assert variables(create) == variables(drill) == {"HOME"}
+    assert files(create) == {"store/id", "store/secret", "db/uri", "keys/id", "keys/secret", "ca/ca.crt"}
+    assert files(drill) == {"store/id", "store/secret", "scratch/uri"}
+    assert "initContainers" not in pod_of(drill)
+    assert "--database" not in pod_of(drill)["containers"][0]["args"]
+
+
+def test_backups_run_as_far_as_they_have_a_time(template: JobTemplate) -> None:
+    never = entry("BackupSchedule", "nightly", {"destination": {"uri": "s3://b/x"}})
+    assert wanted(never, server(), template, "ops").outcome.reason == Reason.NOT_SCHEDULED
+    drill = {"destination": {"uri": "s3://b/x"}, "drill": {"schedule": "@weekly"}}
+    only = wanted(entry("BackupSchedule", "nightly", drill), server(), template, "ops")
+    assert [told for told, _ in only.cron_jobs] == [DRILL]
+    wrong = backup(drill={"schedule": "0 26 * * *"})
+    asked = wanted(wrong, server(), template, "ops")
+    assert asked.outcome.reason == Reason.INVALID
+    assert "drill.schedule: this is no schedule: '26' is no hour" in asked.outcome.message
+    tenants = entry("BackupSchedule", "nightly", {"destination": {"uri": "s3://b/x"}}, "team-a")
+    assert wanted(tenants, server(), template, "ops").outcome.reason == Reason.NOT_ALLOWED
+
+
+def test_a_policy_archives_with_secrets_of_its_own(template: JobTemplate) -> None:
+    archive = {
+        "destination": "s3://archive/x",
+        "endpoint": "https://archive.example.com",
+        "accessKeySecretRef": {"name": "archive", "key": "id"},
+        "secretKeySecretRef": {"name": "archive", "key": "secret"},
+    }
+    _, own = made(policy(archive=archive), server(), template)
+    assert files(own) == {"archive/id", "archive/secret"}
+    assert "PGPASSWORD" in variables(own)
+    assert pod_of(own)["containers"][0]["args"][-2:] == ["--secrets", "/etc/mlplatform/secrets"]
+    of = server("far", "https://far", database=DATABASE, artifacts=ARTIFACTS)
+    _, other = made(policy(server="far", archive=archive), of, template)
+    assert files(other) == {"archive/id", "archive/secret", "db/uri", "keys/id", "keys/secret"}
 
 
 @given(st.text("ab-.", min_size=1, max_size=40), st.text("ab-.", min_size=1, max_size=253))
@@ -163,7 +273,14 @@ def job(name: str, when: str, type_: str = "", **condition: str) -> Json:
 
 
 def test_the_last_job_that_ended_counts() -> None:
-    cron_job = {"metadata": {"name": "c", "namespace": "ops", "uid": "u"}, "status": {}}
+    cron_job: Json = {"metadata": {"name": "c", "namespace": "ops", "uid": "u"}, "status": {}}
+    cron_job["spec"] = {"schedule": "0 2 * * *", "suspend": False}
+    now = datetime(2026, 1, 2, 3, tzinfo=UTC)
+    following = {"nextRunTime": "2026-01-03T02:00:00Z"}
+
+    def after(cron_job: Json, jobs: list[Json]) -> tuple[Outcome, Json]:
+        return after_jobs(outcome, RUN, cron_job, jobs, now)
+
     outcome = Outcome(Reason.SCHEDULED)
     first, second = "2026-01-01T02:00:00Z", "2026-01-02T02:00:00Z"
     well, running = job("a", first, "Complete"), job("b", second)
@@ -172,24 +289,32 @@ def test_the_last_job_that_ended_counts() -> None:
     braked = job("b", second, "Failed", reason="PodFailurePolicy", message=brake)
     other = {**failed, "metadata": {**failed["metadata"], "ownerReferences": [{"uid": "another"}]}}
 
-    assert after_jobs(outcome, cron_job, [])[0] == outcome
-    said, extra = after_jobs(outcome, cron_job, [running, well, other])
+    assert after(cron_job, [])[0] == outcome
+    said, extra = after(cron_job, [running, well, other])
     assert said == outcome
-    assert extra == {"cronJob": "c", "lastRunTime": first, "lastSuccessfulTime": first}
-    said, extra = after_jobs(outcome, cron_job, [failed, well])
+    assert extra == {"cronJob": "c", "lastRunTime": first, "lastSuccessfulTime": first, **following}
+    said, extra = after(cron_job, [failed, well])
     assert said.reason == Reason.JOB_FAILED
     assert (said.ready, said.stalled) == (False, False)
     assert "kubectl -n ops logs job/b" in said.message
     assert "BackoffLimitExceeded: has reached the limit" in said.message
-    assert extra == {"cronJob": "c", "lastRunTime": second, "lastSuccessfulTime": first}
-    said, _ = after_jobs(outcome, cron_job, [braked, well])
+    assert extra == {"cronJob": "c", "lastRunTime": second, "lastSuccessfulTime": first, **following}
+    said, _ = after(cron_job, [braked, well])
     assert said.reason == Reason.BRAKE_STOPPED
     assert said.stalled
     assert "create job --from=cronjob/c" in said.message
     thirty = job("b", second, "Failed", reason="PodFailurePolicy", message=brake.replace("code 3", "code 30"))
-    assert after_jobs(outcome, cron_job, [thirty])[0].reason == Reason.JOB_FAILED
+    assert after(cron_job, [thirty])[0].reason == Reason.JOB_FAILED
     known = {**cron_job, "status": {"lastSuccessfulTime": second}}
-    assert after_jobs(outcome, known, [well])[1]["lastSuccessfulTime"] == second
+    assert after(known, [well])[1]["lastSuccessfulTime"] == second
+    suspended = {**cron_job, "spec": {**cron_job["spec"], "suspend": True}}
+    assert after(suspended, [])[1]["nextRunTime"] is None
+    assert after_jobs(outcome, DRILL, cron_job, [well], now)[1] == {
+        "drillCronJob": "c",
+        "lastDrillTime": first,
+        "lastSuccessfulDrillTime": first,
+        "nextDrillTime": "2026-01-03T02:00:00Z",
+    }
 
 
 def test_a_replacement_keeps_what_others_noted_and_nothing_else() -> None:
@@ -221,7 +346,12 @@ def test_a_replacement_keeps_what_others_noted_and_nothing_else() -> None:
 
 def test_a_template_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "jobs.yaml"
-    for text in ("", "[]", "{", json.dumps({"prefix": "x", "trackingUri": "u", "env": [], "cronJob": {}})):
+    for text in (
+        "",
+        "[]",
+        "{",
+        json.dumps({"prefix": "x", "trackingUri": "u", "env": [], "keys": [], "scratch": {}, "cronJob": {}}),
+    ):
         path.write_text(text, "utf-8")
         with pytest.raises(BadInput, match=r"is no template of jobs"):
             JobTemplate.read(path)
@@ -248,3 +378,66 @@ def test_schedules(schedule: str, said: str) -> None:
     found = cron.mistake(schedule)
     assert re.match(re.escape(said), found)
     assert bool(found) == bool(said)
+
+
+#: 2026-02-27 is a Friday.
+NOW = datetime(2026, 2, 27, 23, 58, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "when"),
+    [
+        ("* * * * *", "2026-02-27T23:59"),
+        ("58 23 * * *", "2026-02-28T23:58"),
+        ("@hourly", "2026-02-28T00:00"),
+        ("@weekly", "2026-03-01T00:00"),
+        ("*/15 9-17/4 * * mon-fri", "2026-03-02T09:00"),
+        ("0 0 29 feb ?", "2028-02-29T00:00"),
+        ("5/20 * * * *", "2026-02-28T00:05"),
+        # Either of two days; with a star among them both, and a star with a step is none.
+        ("0 0 15 * 1", "2026-03-02T00:00"),
+        ("0 0 */2 * 1", "2026-03-01T00:00"),
+        ("0 0 */1 * 1", "2026-03-02T00:00"),
+        ("0 0 31 2 *", None),
+    ],
+)
+def test_when_a_schedule_comes_next(schedule: str, when: str | None) -> None:
+    assert not cron.mistake(schedule)
+    found = cron.following(schedule, NOW)
+    assert (found and found.strftime("%Y-%m-%dT%H:%M")) == when
+
+
+PART = st.sampled_from(["*", "?", "*/2", "1", "2", "1-3", "2/2", "1,3", "5"])
+
+
+@given(st.lists(PART, min_size=5, max_size=5).map(" ".join), st.integers(0, 400_000))
+def test_what_comes_next_is_the_first_minute_that_fits(schedule: str, minutes: int) -> None:
+    """Against the rule itself, minute by minute, as far as a week from there."""
+    now = NOW + timedelta(minutes=minutes)
+
+    def among(text: str, value: int, least: int = 0) -> bool:
+        for part in text.split(","):
+            span, _, step = part.partition("/")
+            low, dash, high = span.partition("-")
+            if span in ("*", "?"):
+                low, high = str(least), "99"
+            elif not dash:
+                high = "99" if step else low
+            if int(low) <= value <= int(high) and (value - int(low)) % int(step or 1) == 0:
+                return True
+        return False
+
+    minute, hour, day, month, weekday = schedule.split()
+
+    def fits(at: datetime) -> bool:
+        days = among(day, at.day, 1), among(weekday, at.isoweekday() % 7)
+        star = any(text in ("*", "?") for text in (day, weekday))
+        of_day = all(days) if star else any(days)
+        return of_day and among(month, at.month, 1) and among(hour, at.hour) and among(minute, at.minute)
+
+    at = now.replace(second=0) + timedelta(minutes=1)
+    found = cron.following(schedule, now)
+    end = at + timedelta(days=7)
+    while at < end and not fits(at):
+        at += timedelta(minutes=1)
+    assert (found == at) if at < end else (found is None or found >= end)

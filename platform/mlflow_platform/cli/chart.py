@@ -62,7 +62,8 @@ def render_command(
     """
     chart = Chart(folder) if folder else find_chart()
     values = chart.values(profile=profile, files=files, settings=settings)
-    if values.data.get("retention", {}).get("policies"):
+    data = values.data
+    if data.get("retention", {}).get("policies") or data.get("backup", {}).get("schedules"):
         from mlflow_platform.deploy import policies
 
         policies.check(values)

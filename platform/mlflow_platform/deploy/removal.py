@@ -11,7 +11,7 @@ from mlflow_platform.chart import Chart, Release
 from mlflow_platform.deploy import phases, turns
 from mlflow_platform.deploy.deployment import existing
 from mlflow_platform.errors import Transient
-from mlflow_platform.model import crd
+from mlflow_platform.model import DOCUMENTS, crd
 from mlflow_platform.model.base import API_VERSION
 
 #: Made by the bootstrap Job (chart: bootstrap.yaml.j2) and by rotations, after the release's name.
@@ -97,7 +97,7 @@ def _held(cluster: Cluster, release: Release, *, alone: bool) -> list[Mapping[st
     ours = f"{release.namespace}/{release.name}"
     return [
         document
-        for kind in crd.RECONCILED
+        for kind in DOCUMENTS
         for document in cluster.find(API_VERSION, kind, "")
         if crd.FINALIZER in document["metadata"].get("finalizers", ())
         and ((its := servers.get(document["spec"].get("server", "default"))) == ours or (alone and not its))

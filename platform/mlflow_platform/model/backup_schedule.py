@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from mlflow_platform.model import cron
 from mlflow_platform.model.base import Document, Mistake, Model, ResourceName, SecretReference, Spec
 from mlflow_platform.model.fields import Address, without_login
 from mlflow_platform.model.retention_policy import SCHEDULE, Duration
@@ -76,6 +77,13 @@ class BackupScheduleSpec(Spec):
     drill: Drill | None = Field(None, description="When a restore is tried. Default: never.")
 
     def mistakes(self, default_name: str) -> Iterator[Mistake]:  # noqa: ARG002 - a schedule has no name in MLflow
+        times = {("schedule",): self.schedule, ("drill", "schedule"): self.drill and self.drill.schedule}
+        for path, text in times.items():
+            if what := cron.mistake(text or "@daily"):
+                yield Mistake(path, f"this is no schedule: {what}", cron.REMEDY)
+        place = self.destination
+        if (place.accessKeySecretRef is None) != (place.secretKeySecretRef is None):
+            yield Mistake(("destination",), "only one of the two keys is given", "give both, or neither")
         if self.keep is not None and not self.keep.model_fields_set:
             yield Mistake(("keep",), "this keeps nothing", "write last or age, or leave keep out")
 
@@ -84,6 +92,7 @@ class BackupSchedule(Document):
     """When a tracking server is backed up, and where to."""
 
     plural: ClassVar[str] = "backupschedules"
-    short_names: ClassVar[tuple[str, ...]] = ("backup",)
+    #: Not `backup`: CloudNativePG and Velero have kinds of that name.
+    short_names: ClassVar[tuple[str, ...]] = ("mlbackup",)
     kind: Literal["BackupSchedule"] = "BackupSchedule"
     spec: BackupScheduleSpec

@@ -3,6 +3,7 @@ lets pass and nobody means: an empty place between commas, a star that begins a 
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 
@@ -22,6 +23,59 @@ _FIELDS = (
     _Field("month", 1, 12, _MONTHS),
     _Field("day of the week", 0, 6, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
 )
+
+
+#: What to do about a mistake.
+REMEDY = "write minute, hour, day of the month, month and day of the week, such as 0 2 * * 1-5"
+_NAMED = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+#: How far cron/v3 looks ahead (spec.go, `Next`: five years).
+_HORIZON_DAYS = 5 * 366
+
+
+def following(schedule: str, now: datetime) -> datetime | None:
+    """The first minute after `now` (UTC) of a schedule without a mistake; None where there is none."""
+    texts = _NAMED.get(schedule, schedule).split()
+    minutes, hours, days, months, weekdays = (
+        _values(text, field) for text, field in zip(texts, _FIELDS, strict=True)
+    )
+    # Where one of the two says "any", both must hold, else either (spec.go, `dayMatches`).
+    both = _any(texts[2]) or _any(texts[4])
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    for day in (midnight + timedelta(days=n) for n in range(_HORIZON_DAYS)):
+        of_month, of_week = day.day in days, day.isoweekday() % 7 in weekdays
+        if day.month not in months or not ((of_month and of_week) if both else (of_month or of_week)):
+            continue
+        for hour in sorted(hours):
+            for minute in sorted(minutes):
+                if (found := day.replace(hour=hour, minute=minute)) > now:
+                    return found
+    return None
+
+
+def _any(text: str) -> bool:
+    """Whether a field has a bare star (parser.go, `getRange`: one with a step above 1 is none)."""
+    parts = [part.partition("/") for part in text.split(",")]
+    return any(span in ("*", "?") and step in ("", "1") for span, _, step in parts)
+
+
+def _values(text: str, field: _Field) -> set[int]:
+    found: set[int] = set()
+    for part in text.split(","):
+        span, slash, step = part.partition("/")
+        first, dash, last = span.partition("-")
+        begin, end = (field.least, field.most) if span in ("*", "?") else (_value(first, field) or 0, None)
+        if end is None:
+            end = (_value(last, field) or 0) if dash else (field.most if slash else begin)
+        found.update(range(begin, end + 1, int(step or 1)))
+    return found
 
 
 def mistake(schedule: str) -> str:

@@ -205,8 +205,7 @@ class RetentionPolicySpec(Spec):
 
     def mistakes(self, default_name: str) -> Iterator[Mistake]:  # noqa: ARG002 - a policy has no name in MLflow
         if what := cron.mistake(self.schedule or "@daily"):
-            remedy = "write minute, hour, day of the month, month and day of the week, such as 0 2 * * 1-5"
-            yield Mistake(("schedule",), f"this is no schedule: {what}", remedy)
+            yield Mistake(("schedule",), f"this is no schedule: {what}", cron.REMEDY)
         if not self.rules.model_fields_set:
             yield Mistake(
                 ("rules",), "the policy has no rule", "write at least one, such as runs.softDeletedFor"

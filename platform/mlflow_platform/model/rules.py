@@ -86,6 +86,10 @@ _ALIAS_KEYS = Rule(
 )
 _USERNAME = Rule("!self.contains(':')", "a user whose name holds a colon could never log in")
 _LOCATION = Rule("!self.startsWith('runs:')", "artifacts cannot be kept below a run")
+_BOTH_KEYS = Rule(
+    "has(self.accessKeySecretRef) == has(self.secretKeySecretRef)",
+    "only one of the two keys is given: give both, or neither",
+)
 _LEDGER = "'mlplatform-ledger'"
 _PROMPT_NAME = "^[a-zA-Z0-9_.-]+$"
 _WEBHOOK_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
@@ -257,6 +261,17 @@ RULES: dict[Place, tuple[Rule, ...]] = {
         ),
     ),
     ("RetentionPolicy", "spec", "window"): (Rule("self.start != self.end", "the window is empty"),),
+    ("RetentionPolicy", "spec", "archive"): (
+        _BOTH_KEYS,
+        Rule(
+            "!has(self.endpoint) || has(self.accessKeySecretRef)",
+            "another endpoint needs keys of its own: the server's are not sent elsewhere",
+        ),
+    ),
+    ("BackupSchedule", "spec", "destination"): (_BOTH_KEYS,),
+    ("BackupSchedule", "spec", "keep"): (
+        Rule(_some("last", "age"), "this keeps nothing: write last or age, or leave keep out"),
+    ),
     ("TrackingServer", "spec", "allowed", "[]", "namespaceSelector", "matchExpressions", "[]"): (
         Rule(
             "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",

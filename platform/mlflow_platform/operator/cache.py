@@ -16,8 +16,8 @@ from typing import Any
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.errors import PlatformError, Rejected
 from mlflow_platform.kinds.registry import KINDS
+from mlflow_platform.model import DOCUMENTS
 from mlflow_platform.model.base import API_VERSION
-from mlflow_platform.model.crd import RECONCILED
 from mlflow_platform.operator.entries import Entry, read
 from mlflow_platform.operator.metrics import Metrics
 
@@ -103,7 +103,7 @@ class Cache:
             began = time.monotonic()
             with self._lock:
                 self._gone.clear()
-            for kind in RECONCILED:
+            for kind in DOCUMENTS:
                 self._list(kind)
             self._list_namespaces()
             self._refreshed = began
@@ -134,7 +134,7 @@ class Cache:
         """Begin to watch; the threads end soon after `stop`."""
         threads = [
             threading.Thread(target=self._follow, args=(kind, stop), name=f"watch-{kind}", daemon=True)
-            for kind in (*RECONCILED, "Namespace")
+            for kind in (*DOCUMENTS, "Namespace")
         ]
         for thread in threads:
             thread.start()

@@ -28,8 +28,9 @@ from mlflow_platform.operator.metrics import Metrics
 from mlflow_platform.operator.publishing import Publisher
 from mlflow_platform.operator.reconciling import Reconciler
 from mlflow_platform.operator.rounds import Site
-from mlflow_platform.operator.schedules import SCHEDULED, JobTemplate
+from mlflow_platform.operator.schedules import JobTemplate
 from mlflow_platform.operator.scheduling import ScheduleLoop
+from mlflow_platform.operator.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +166,9 @@ class Operator:
         with self._lock:
             loop = self._loops.get(entry.name if entry.kind == "TrackingServer" else entry.server)
             schedules = self._schedules
-        if schedules is not None and entry.kind in ("TrackingServer", *SCHEDULED):
+        if schedules is not None and entry.kind in ("TrackingServer", *TASKS):
             schedules.wake()
-        if entry.kind in SCHEDULED:
+        if entry.kind in TASKS:
             return
         if loop is None:
             self._wake.set()

@@ -10,20 +10,29 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mlflow_platform.errors import EXIT_BRAKE, BadInput
-from mlflow_platform.model.base import API_VERSION, Model, SecretReference
-from mlflow_platform.model.retention_policy import RetentionPolicy
+from mlflow_platform.model import cron
+from mlflow_platform.model.base import API_VERSION, SecretReference
 from mlflow_platform.model.tracking_server import TrackingServer
 from mlflow_platform.operator.conditions import Outcome, Reason
 from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, Entry
 from mlflow_platform.operator.judging import said
+from mlflow_platform.operator.tasks import (
+    DOCUMENTS_KEY,
+    SECRETS_FOLDER,
+    TASKS,
+    Task,
+    Told,
+    references,
+)
 from mlflow_platform.operator.tenancy import refusal
 
 Json = dict[str, Any]
@@ -35,36 +44,12 @@ WANTED = "mlplatform.io/wanted"
 #: Longest name of a CronJob: its Jobs' names are 11 characters longer (k8s.io/kubernetes
 #: pkg/apis/batch/validation/validation.go: ValidateCronJobCreate).
 MAX_NAME = 52
-#: Where a pod finds its documents and Secrets: the volumes, and where the chart's template mounts the first.
+#: Volumes of a pod: its documents, which the chart's template mounts, and Secrets.
 DOCUMENTS, SECRETS = "documents", "secrets"
-DOCUMENTS_KEY = "documents.yaml"
-DOCUMENTS_FILE = f"/etc/mlplatform/documents/{DOCUMENTS_KEY}"
-SECRETS_FOLDER = "/etc/mlplatform/secrets"
 #: What a TrackingServer's document has that a job needs.
-_OF_SERVER = {"trackingUri", "credentials", "database", "artifacts"}
+_OF_SERVER = ("trackingUri", "credentials", "caSecretRef", "database", "artifacts")
 #: The server that a release looks after; only its database and store are a job's by itself.
 _OWN_SERVER = "default"
-
-
-def _retention(policy: Any, allowed: str | None) -> list[str]:
-    assert isinstance(policy, RetentionPolicy)  # noqa: S101 - SCHEDULED says so
-    what = [DOCUMENTS_FILE, "--policy", policy.metadata.name, "--server", policy.spec.server]
-    if policy.spec.dryRun:
-        return ["retention", "plan", *what, "--no-exit-code"]
-    release = ["--allow-destructive", allowed] if allowed else []
-    return ["retention", "run", *what, "--wait", "3600", *release]
-
-
-@dataclass(frozen=True)
-class Scheduled:
-    """How documents of a kind are carried out. `noun` is part of the CronJobs' names; `command` gives the
-    arguments of `mlplatform`, from a document and the hash of a plan that may pass the brake."""
-
-    noun: str
-    command: Callable[[Any, str | None], list[str]]
-
-
-SCHEDULED: Mapping[str, Scheduled] = {"RetentionPolicy": Scheduled("retention", _retention)}
 
 
 @dataclass(frozen=True)
@@ -77,6 +62,10 @@ class JobTemplate:
     """Of the release's own server."""
     env: Sequence[Json]
     """Variables that lead to the database and the store of that server."""
+    keys: Sequence[Json]
+    """Variables with MLflow's own keys, of that server."""
+    scratch: Json
+    """What has an empty Postgres in a pod: `container` (a sidecar), `volume`, and `env` that leads there."""
     cron_job: Json
     """A CronJob without name, schedule and arguments."""
 
@@ -90,7 +79,8 @@ class JobTemplate:
         """Raises `BadInput`."""
         try:
             found = yaml.safe_load(path.read_text("utf-8"))
-            template = cls(found["prefix"], found["trackingUri"], found["env"], found["cronJob"])
+            names = ("prefix", "trackingUri", "env", "keys", "scratch", "cronJob")
+            template = cls(*(found[name] for name in names))
             pod_of(template.cron_job)["containers"][0]["args"]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, IndexError) as error:
             what = f"--job-template {path} is no template of jobs: {error}"
@@ -105,15 +95,18 @@ def pod_of(cron_job: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What there must be for a document; no objects where nothing is to run, and then why."""
+    """What there must be for a document; nothing where nothing is to run, and then why."""
 
     outcome: Outcome
-    objects: tuple[Json, ...] = ()
-    """The ConfigMap, then the CronJob."""
+    config: Json | None = None
+    cron_jobs: Sequence[tuple[Told, Json]] = ()
+    """Each with what the status tells of it."""
 
     @property
-    def name(self) -> str | None:
-        return str(self.objects[0]["metadata"]["name"]) if self.objects else None
+    def names(self) -> set[str]:
+        """Of the objects."""
+        found = [*([self.config] if self.config else []), *(c for _, c in self.cron_jobs)]
+        return {str(one["metadata"]["name"]) for one in found}
 
 
 def wanted(entry: Entry, server: Entry | None, template: JobTemplate | None, namespace: str) -> Wanted:
@@ -124,7 +117,8 @@ def wanted(entry: Entry, server: Entry | None, template: JobTemplate | None, nam
     if entry.namespace != namespace:
         problem = refusal(document, (), (), {})
         return Wanted(Outcome(Reason.NOT_ALLOWED, said(problem) if problem else ""))
-    if document.spec.schedule is None:
+    tasks = list(TASKS[entry.kind](document, entry.annotations.get(ALLOW_DESTRUCTIVE)))
+    if not tasks:
         return Wanted(Outcome(Reason.NOT_SCHEDULED, "it has no spec.schedule"))
     if template is None:
         what = "this operator runs no jobs. Start it with --job-template, as the chart does"
@@ -137,7 +131,7 @@ def wanted(entry: Entry, server: Entry | None, template: JobTemplate | None, nam
     if missing := _unknown_places(server.document, template):
         return Wanted(Outcome(Reason.WAITING, missing))
     state = Reason.SUSPENDED if document.spec.suspend else Reason.SCHEDULED
-    return Wanted(Outcome(state), _objects(entry, server.document, template))
+    return Wanted(Outcome(state), *_objects(entry, tasks, server.document, template))
 
 
 def _unknown_places(server: TrackingServer, template: JobTemplate) -> str:
@@ -165,38 +159,58 @@ def _is_own(server: TrackingServer, template: JobTemplate) -> bool:
     )
 
 
-def _objects(entry: Entry, server: TrackingServer, template: JobTemplate) -> tuple[Json, Json]:
-    document, kind = entry.document, SCHEDULED[entry.kind]
-    assert document is not None  # noqa: S101 - looked at by `wanted`
-    own = _is_own(server, template)
-    name = job_name(template.prefix, kind.noun, entry.name)
-    documents = [_plain(entry.kind, entry.name, document.spec.model_dump(mode="json", exclude_unset=True))]
-    if not own:
-        spec = server.spec.model_dump(mode="json", exclude_unset=True, include=_OF_SERVER)
-        documents.append(_plain("TrackingServer", server.metadata.name, spec))
+def _objects(
+    entry: Entry, tasks: Sequence[Task], server: TrackingServer, template: JobTemplate
+) -> tuple[Json, list[tuple[Told, Json]]]:
+    assert entry.document is not None  # noqa: S101 - looked at by `wanted`
+    documents = [_plain(entry.kind, entry.name, _spec(entry.document.spec))]
+    if not _is_own(server, template):
+        documents.append(_plain("TrackingServer", server.metadata.name, _spec(server.spec, *_OF_SERVER)))
+    shared = job_name(template.prefix, tasks[0].noun, entry.name)
+    found = []
+    for task in tasks:
+        cron_job = _cron_job(task, entry.document.spec, server, template, shared)
+        name = job_name(template.prefix, task.noun, entry.name)
+        found.append((task.told, _owned(cron_job, name, entry, template.labels)))
+    config: Json = {"apiVersion": "v1", "kind": "ConfigMap"}
+    config["metadata"] = copy.deepcopy(template.cron_job["metadata"])
+    config["data"] = {DOCUMENTS_KEY: yaml.safe_dump_all(documents, sort_keys=False, width=110)}
+    return _owned(config, shared, entry, template.labels), found
+
+
+def _cron_job(task: Task, spec: Any, server: TrackingServer, template: JobTemplate, documents: str) -> Json:
+    """`spec` is that of the document, `documents` the name of the ConfigMap with it."""
     cron_job = copy.deepcopy(template.cron_job)
-    spec = cron_job["spec"]
-    spec |= {"schedule": document.spec.schedule, "suspend": document.spec.suspend}
-    spec["jobTemplate"].setdefault("metadata", {}).setdefault("labels", {}).update(template.labels)
+    cron_job["spec"] |= {"schedule": task.schedule, "suspend": spec.suspend}
+    job = cron_job["spec"]["jobTemplate"]
+    job.setdefault("metadata", {}).setdefault("labels", {}).update(template.labels)
     pod = pod_of(cron_job)
     container = pod["containers"][0]
-    container["args"] = kind.command(document, entry.annotations.get(ALLOW_DESTRUCTIVE))
+    container["args"] = list(task.arguments)
     for volume in pod["volumes"]:
         if volume["name"] == DOCUMENTS:
-            volume["configMap"]["name"] = name
-    references = list(_references(document.spec))
-    if own:
-        container["env"] = [*container.get("env", ()), *template.env]
-    else:
-        references += [r for field in _OF_SERVER for r in _references(getattr(server.spec, field))]
-    if references:
+            volume["configMap"]["name"] = documents
+    secrets, env = list(task.secrets), list(container.get("env", ()))
+    if task.data and _is_own(server, template):
+        env += [*template.env, *(template.keys if task.keys else ())]
+    elif task.data:
+        secrets += [r for name in _OF_SERVER for r in references(getattr(server.spec, name))]
+    if task.scratch:
+        scratch = copy.deepcopy(template.scratch)
+        env += scratch["env"]
+        pod["initContainers"] = [*pod.get("initContainers", ()), scratch["container"]]
+        pod["volumes"].append(scratch["volume"])
+    container["env"] = env
+    if secrets:
         container["args"] += ["--secrets", SECRETS_FOLDER]
         container["volumeMounts"].append({"name": SECRETS, "mountPath": SECRETS_FOLDER, "readOnly": True})
-        pod["volumes"].append({"name": SECRETS, "projected": _projected(references)})
-    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": copy.deepcopy(cron_job["metadata"])}
-    config["data"] = {DOCUMENTS_KEY: yaml.safe_dump_all(documents, sort_keys=False, width=110)}
-    labels = template.labels
-    return _owned(config, name, entry, labels), _owned(cron_job, name, entry, labels)
+        pod["volumes"].append({"name": SECRETS, "projected": _projected(secrets)})
+    return cron_job
+
+
+def _spec(spec: Any, *names: str) -> Json:
+    found: Json = spec.model_dump(mode="json", exclude_unset=True, include=set(names) or None)
+    return found
 
 
 def job_name(prefix: str, noun: str, name: str) -> str:
@@ -210,18 +224,6 @@ def job_name(prefix: str, noun: str, name: str) -> str:
 
 def _plain(kind: str, name: str, spec: Json) -> Json:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
-
-
-def _references(value: Any) -> Iterator[SecretReference]:
-    """Those anywhere below a value."""
-    if isinstance(value, SecretReference):
-        yield value
-    elif isinstance(value, Model):
-        for name in type(value).model_fields:
-            yield from _references(getattr(value, name))
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _references(item)
 
 
 def _projected(references: Iterable[SecretReference]) -> Json:
@@ -269,20 +271,27 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def after_jobs(
-    outcome: Outcome, cron_job: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]]
+    outcome: Outcome,
+    told: Told,
+    cron_job: Mapping[str, Any],
+    jobs: Iterable[Mapping[str, Any]],
+    now: datetime,
 ) -> tuple[Outcome, Json]:
-    """What a document's condition and status say, from its CronJob and the Jobs made from that."""
+    """What a document's condition and status say, from a CronJob of it and the Jobs made from that."""
     metadata = cron_job["metadata"]
     ended = sorted(
         (end for job in jobs if _is_of(job, metadata["uid"]) if (end := _end(job))), key=lambda end: end[0]
     )
     well = [when for when, condition, _ in ended if condition["type"] == "Complete"]
     known = cron_job.get("status", {}).get("lastSuccessfulTime")
+    spec = cron_job["spec"]
+    following = None if spec.get("suspend") else cron.following(spec["schedule"], now)
     extra: Json = {
-        "cronJob": metadata["name"],
-        "lastRunTime": ended[-1][0] if ended else None,
+        told.cron_job: metadata["name"],
+        told.last: ended[-1][0] if ended else None,
         # Of a job by hand, the CronJob knows nothing; of one that is not kept any more, only the CronJob.
-        "lastSuccessfulTime": max([*well, *([known] if known else [])], default=None),
+        told.success: max([*well, *([known] if known else [])], default=None),
+        told.following: following and following.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     if not ended or ended[-1][1]["type"] == "Complete":
         return outcome, extra

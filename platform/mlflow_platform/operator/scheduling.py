@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from mlflow_platform.adapters.election import NotLeading, Term
@@ -26,7 +27,6 @@ from mlflow_platform.operator.judging import said
 from mlflow_platform.operator.metrics import Metrics
 from mlflow_platform.operator.publishing import Publisher
 from mlflow_platform.operator.schedules import (
-    SCHEDULED,
     SCHEDULED_BY,
     WANTED,
     JobTemplate,
@@ -37,6 +37,7 @@ from mlflow_platform.operator.schedules import (
     same,
     wanted,
 )
+from mlflow_platform.operator.tasks import TASKS, TOLD
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ Live = Mapping[str, Mapping[str, Any]]
 
 class _Changed(Exception):
     """An object was changed, or is going, while it was looked at."""
+
+
+class _Taken(Exception):
+    """Another one's object has the name of one that is wanted; says so."""
 
 
 @dataclass
@@ -128,14 +133,14 @@ class ScheduleLoop(threading.Thread):
     def _round(self, *, whole: bool) -> bool:
         """Whether all went well. `whole`: list the documents, too, in case a watch has missed something."""
         if whole:
-            self._cache.relist(["TrackingServer", *SCHEDULED])
+            self._cache.relist(["TrackingServer", *TASKS])
         live: dict[str, Live] = {}
         for api_version, kind in _MADE:
             objects = self._cluster.find(api_version, kind, self._namespace, self._labels)
             live[kind] = {found["metadata"]["name"]: found for found in objects}
         found = _Round(live, self._cluster.find("batch/v1", "Job", self._namespace, self._labels))
         reasons: Counter[str] = Counter()
-        for entry in self._cache.of_kinds(SCHEDULED):
+        for entry in self._cache.of_kinds(TASKS):
             ours = serves(self._operator, self._cache.server(entry.server))
             if ours and not entry.deleting:
                 reasons[self._carry_out(entry, found)] += 1
@@ -149,17 +154,20 @@ class ScheduleLoop(threading.Thread):
     def _carry_out(self, entry: Entry, found: _Round) -> str:
         """Have the objects of a document as they should be, and say so; the reason of its condition."""
         asked = wanted(entry, self._cache.server(entry.server), self._template, self._namespace)
-        found.kept.update(filter(None, [asked.name]))
-        extra: Json = {"cronJob": None, "lastRunTime": None, "lastSuccessfulTime": None}
+        found.kept |= asked.names
+        extra: Json = {name: None for told in TOLD[entry.kind] for name in told.nothing}
         try:
             outcome = asked.outcome
-            if asked.objects:
-                outcome, extra = self._settle(entry, asked, found)
+            if asked.config is not None:
+                outcome, said_of_jobs = self._settle(entry, asked, asked.config, found)
+                extra |= said_of_jobs
         except NotLeading:
             raise
         except _Changed:
             found.again = True
             return Reason.RETRYING
+        except _Taken as taken:
+            outcome = Outcome(Reason.CONFLICT, str(taken))
         except Rejected as error:
             outcome = Outcome(Reason.REJECTED, f"Kubernetes refused the CronJob: {said(error.problem)}")
         except Transient as error:
@@ -173,25 +181,35 @@ class ScheduleLoop(threading.Thread):
             found.again = True
         return outcome.reason
 
-    def _settle(self, entry: Entry, asked: Wanted, found: _Round) -> tuple[Outcome, Json]:
-        live: Mapping[str, Any] = {}
-        for wished in asked.objects:
-            kind, name = wished["kind"], wished["metadata"]["name"]
-            there = found.live[kind].get(name)
-            if there is not None:
-                live = self._correct(entry, wished, there)
-                continue
-            try:
-                live = self._cluster.create(wished)
-            except Rejected as error:
-                if error.code != "409":
-                    raise
-                what = f"there is a {kind} {name} in {self._namespace} that is not this document's"
-                return Outcome(Reason.CONFLICT, f"{what}. Delete it, or give this another name"), {}
-            self._metrics.add("schedule_writes_total")
-            if kind == "CronJob":
-                self._publisher.event(entry, "Normal", "Created", f"created CronJob {name}")
-        return after_jobs(asked.outcome, live, found.jobs)
+    def _settle(self, entry: Entry, asked: Wanted, config: Json, found: _Round) -> tuple[Outcome, Json]:
+        self._have(entry, config, found)
+        extra: Json = {}
+        outcomes = []
+        for told, wished in asked.cron_jobs:
+            live = self._have(entry, wished, found)
+            outcome, fields = after_jobs(asked.outcome, told, live, found.jobs, datetime.now(UTC))
+            outcomes.append(outcome)
+            extra |= fields
+        # What somebody must do something about comes first, then what is not well otherwise.
+        return min(outcomes, key=lambda o: (not o.stalled, o.ready)), extra
+
+    def _have(self, entry: Entry, wished: Json, found: _Round) -> Mapping[str, Any]:
+        """The object as it is now in the cluster. Raises `_Taken` where it is another one's."""
+        kind, name = wished["kind"], wished["metadata"]["name"]
+        there = found.live[kind].get(name)
+        if there is not None:
+            return self._correct(entry, wished, there)
+        try:
+            live = self._cluster.create(wished)
+        except Rejected as error:
+            if error.code != "409":
+                raise
+            what = f"there is a {kind} {name} in {self._namespace} that is not this document's"
+            raise _Taken(f"{what}. Delete it, or give this another name") from error
+        self._metrics.add("schedule_writes_total")
+        if kind == "CronJob":
+            self._publisher.event(entry, "Normal", "Created", f"created CronJob {name}")
+        return live
 
     def _correct(self, entry: Entry, wished: Json, live: Mapping[str, Any]) -> Mapping[str, Any]:
         """The object, as wanted: replaced where what the API server would make of that differs."""

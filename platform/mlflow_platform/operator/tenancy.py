@@ -16,7 +16,7 @@ from mlflow_platform.model.tracking_server import Allowance, NamespaceSelector
 from mlflow_platform.plan.objects import Desired, Key
 
 #: Kinds that only the operator's namespace may declare.
-OPERATORS_OWN = frozenset({"MLflowUser", "Workspace", "RetentionPolicy"})
+OPERATORS_OWN = frozenset({"MLflowUser", "Workspace", "RetentionPolicy", "BackupSchedule"})
 #: What a tenant's role may be about: objects with names that a prefix can fence in.
 _FENCED = frozenset({"experiment", "registered_model", "prompt"})
 
