@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mlflow_platform.adapters.postgres import Database
 from mlflow_platform.backup.sealing import Key
 from mlflow_platform.cli.root import run
 from tests.backup.conftest import KEYS, Place, World, contents
@@ -131,6 +133,10 @@ def test_by_documents_there_and_back(
     assert "the tracking database is not empty" in capsys.readouterr().err
 
 
+def die(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_damaged_backup_is_exit_code_1(
     documents: tuple[World, Place, list[str]],
     capsys: pytest.CaptureFixture[str],
@@ -143,6 +149,19 @@ def test_a_damaged_backup_is_exit_code_1(
     out = capsys.readouterr().out
     assert "9 name artifacts, 0 have none, 0 name places that are not backed up" in out
     assert out.count("noticed: a changed byte of ") == 3
+    # A database of a document is for every drill, also for the one after one that was killed; no other is.
+    (scratch,) = (Path(options[3]) / "scratch").iterdir()
+    database = Database(scratch.read_text().strip())
+    assert one(database, "select count(*) from pg_tables where schemaname in ('public', 'mlplatform')") == 0
+    with monkeypatch.context() as killed:
+        killed.setattr("mlflow_platform.backup.drill._rows", die)
+        assert run(["backup", "drill", *scheduled]) == 130
+    assert one(database, "select count(*) from runs") == 6
+    assert run(["backup", "drill", *scheduled]) == 0
+    with closing(database.connect(autocommit=True)) as connection:
+        connection.execute("create table runs (run_uuid text)")
+    assert run(["backup", "drill", *scheduled]) == 1
+    assert "the scratch database is not empty: it has runs" in capsys.readouterr().err
     from mlflow_platform.backup import manifest
 
     made = manifest.read(world.vault, world.vault.finished()[0])

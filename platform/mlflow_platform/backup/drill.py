@@ -38,6 +38,8 @@ union all select 'trace', request_id, value from trace_tags where key = 'mlflow.
 union all select 'model version', name || '/' || version, coalesce(storage_location, source)
   from model_versions where coalesce(storage_location, source) !~ '^(models|runs|prompts):'
 """
+#: In a database that a drill has filled, while it is at it.
+_MARK = "mlplatform.drill"
 
 
 @dataclass
@@ -71,14 +73,18 @@ def drill(
     auth: Database | None,
     *,
     reach: Callable[[str], Tree] | None = None,
+    again: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Drilled:
     """Restore into two empty databases, which hold the backup's rows afterwards, and read every artifact.
 
-    `reach` opens an address with the drill's credentials, to show that they do not open the source.
+    `reach` opens an address with the drill's credentials, to show that they do not open the source. `again`:
+    the databases are for the next drill, too: they are left empty, and one that a killed drill has filled is
+    emptied first.
     """
     found = manifest.read(vault, name)
     report = Drilled(name, Verified(name))
+    databases = [d for d in (tracking, auth) if d is not None] if again else []
 
     @contextlib.contextmanager
     def timed(step: str) -> Iterator[None]:
@@ -91,7 +97,9 @@ def drill(
         _sabotage(vault, found, report)
     try:
         with timed("databases"):
-            _load(vault, found, tracking, auth, report)
+            for one in databases:
+                _clear(one)
+            _load(vault, found, tracking, auth, report, again=again)
     except PlatformError as error:
         report.problems.append(error.problem.what)
     else:
@@ -101,23 +109,45 @@ def drill(
         verify_objects(vault, found, report.read, say=say)
     if reach is not None:
         _refuse_reach(found, reach, report)
+    for one in databases:
+        _clear(one)
     return report
 
 
-def _load(vault: Vault, found: Manifest, tracking: Database, auth: Database | None, report: Drilled) -> None:
+def _clear(where: Database) -> None:
+    """Drop what a drill has restored there. What has no mark of one is not touched."""
+    from psycopg.sql import SQL, Identifier
+
+    with closing(where.connect()) as connection, translated():
+        if connection.execute("select to_regclass(%s) is null", (_MARK,)).fetchone() == (True,):
+            return
+        for table in dump.tables(connection):
+            connection.execute(SQL("drop table {} cascade").format(Identifier(table.name)))
+        connection.execute(f"drop table {_MARK}")
+        connection.commit()
+
+
+def _load(
+    vault: Vault, found: Manifest, tracking: Database, auth: Database | None, report: Drilled, *, again: bool
+) -> None:
     for part in loading.parts(vault, found):
         where = tracking if part.schema is schemas.TRACKING or auth is None else auth
         with closing(where.connect(autocommit=True)) as connection:
-            _load_part(connection, vault, part, report)
+            _load_part(connection, vault, part, report, again=again)
 
 
-def _load_part(connection: psycopg.Connection[Any], vault: Vault, part: Part, report: Drilled) -> None:
+def _load_part(
+    connection: psycopg.Connection[Any], vault: Vault, part: Part, report: Drilled, *, again: bool
+) -> None:
     with translated():
         there = {t.name for t in dump.tables(connection)}
     if taken := sorted(there & {t.name for t in part.dumped.tables}):
         raise Fatal(f"the scratch database is not empty: it has {taken[0]}", remedy="name an empty one")
     with database.transaction(connection) as (alchemy, step):
         step("the rows could not be restored")
+        if again:
+            connection.execute("create schema if not exists mlplatform")
+            connection.execute(f"create table if not exists {_MARK} ()")
         loading.build(connection, alchemy, [part])
         loading.fill(connection, alchemy, [part], vault)
         report.rows += sum(t.rows for t in part.dumped.tables)

@@ -228,7 +228,8 @@ def restore_command(
 def drill_command(name: str | None, database: str | None, as_json: bool, **place: Any) -> int:
     """Restore a backup (default: the newest) into a scratch database, and read every artifact of every row.
 
-    Needs the backup's credentials alone. Changes one byte of an object and of a table on their way, and fails
+    Needs the backup's credentials alone. The database that a BackupSchedule names for it is left empty, any
+    other one as it is. Changes one byte of an object and of a table on their way, and fails
     unless both are noticed. Exit code 0: the backup can be restored, 1: it cannot.
 
     \b
@@ -236,7 +237,7 @@ def drill_command(name: str | None, database: str | None, as_json: bool, **place
       mlplatform backup drill --at s3://backups/mlflow --json
     """
     from mlflow_platform.backup.drill import drill
-    from mlflow_platform.cli.vaults import open_scratch, open_vault, reaching
+    from mlflow_platform.cli.vaults import open_scratch, open_vault, reaching, scratch_reference
 
     with ExitStack() as stack:
         vault, schedule = stack.enter_context(open_vault(**place))
@@ -244,7 +245,8 @@ def drill_command(name: str | None, database: str | None, as_json: bool, **place
         say = stack.enter_context(_progress(as_json))
         tracking, auth = stack.enter_context(open_scratch(database, schedule, place["secrets"]))
         reach = reaching(schedule, place)
-        report = drill(vault, chosen, tracking, auth, reach=reach, say=say)
+        again = database is None and scratch_reference(schedule) is not None
+        report = drill(vault, chosen, tracking, auth, reach=reach, again=again, say=say)
     if as_json:
         output.print_json({**asdict(report), "passed": report.passed})
     else:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow_platform.backup.restore import Target
     from mlflow_platform.backup.vault import Vault
     from mlflow_platform.model.backup_schedule import BackupSchedule
+    from mlflow_platform.model.base import SecretReference
 
 ACCESS_KEY, SECRET_KEY = "MLPLATFORM_BACKUP_ACCESS_KEY_ID", "MLPLATFORM_BACKUP_SECRET_ACCESS_KEY"
 
@@ -101,6 +102,12 @@ def reaching(schedule: BackupSchedule | None, place: Mapping[str, Any]) -> Calla
     return lambda uri: tree(uri, login)
 
 
+def scratch_reference(schedule: BackupSchedule | None) -> SecretReference | None:
+    """Where the address of the database is that a document keeps for drills."""
+    drill = schedule.spec.drill if schedule else None
+    return drill.databaseUriSecretRef if drill else None
+
+
 @contextmanager
 def open_scratch(
     variable: str | None, schedule: BackupSchedule | None, secrets: str | None
@@ -116,9 +123,8 @@ def open_scratch(
             )
         yield Database(uri), None
         return
-    drill = schedule.spec.drill if schedule else None
-    if schedule is not None and drill is not None and drill.databaseUriSecretRef is not None:
-        uri = stores.secret(stores.secret_source(secrets), drill.databaseUriSecretRef, schedule)
+    if schedule is not None and (reference := scratch_reference(schedule)) is not None:
+        uri = stores.secret(stores.secret_source(secrets), reference, schedule)
         yield Database(uri or ""), None
         return
     from mlflow_platform.local.scratch import scratch_postgres

@@ -54,8 +54,8 @@ class Drill(Model):
     )
     databaseUriSecretRef: SecretReference | None = Field(
         None,
-        description="Where the address of an empty database for it is. Default: one that is started for it, "
-        "where the program's embedded Postgres is installed.",
+        description="Where the address of an empty database for it is, which it leaves empty. Default: one "
+        "that is started for it: in its pod, else where the program's embedded Postgres is installed.",
     )
 
 
