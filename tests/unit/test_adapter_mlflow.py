@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -16,11 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mlflow_platform.adapters.mlflow import MlflowApi
+from mlflow_platform.adapters.s3 import S3Login
+from mlflow_platform.backup.keys import ServerKeys
+from mlflow_platform.cli.data import asker
+from mlflow_platform.cli.stores import Stores
 from mlflow_platform.errors import BadInput, Fatal, Transient
 
 
@@ -230,6 +236,18 @@ class TestTls:
             secure, ca=certificate.read_text()[certificate.read_text().index("-----BEGIN C") :]
         ) as api:
             assert api.call("POST", "api/x", json={"a": "b" * 100_000})["body"] == {"a": "b" * 100_000}
+
+    def test_the_pace_of_retention_knows_it_too(self, secure: str, certificate: Path) -> None:
+        text = certificate.read_text()
+        known = Stores(
+            "", None, None, [], S3Login(), ServerKeys(), secure, ca=text[text.index("-----BEGIN C") :]
+        )
+        ask, cannot = asker(known), asker(replace(known, ca=None))
+        assert ask is not None
+        ask()
+        assert cannot is not None
+        with pytest.raises(urllib3.exceptions.SSLError):
+            cannot()
 
     def test_an_unknown_authority(self, secure: str) -> None:
         with MlflowApi(secure) as api, pytest.raises(Fatal) as told:

@@ -102,7 +102,7 @@ class MlflowApi:
             parts.scheme,
             host,
             port or (443 if parts.scheme == "https" else 80),
-            tls=_tls(ca) if parts.scheme == "https" else None,
+            tls=tls(ca) if parts.scheme == "https" else None,
             connect_timeout=connect_timeout,
             timeout=timeout,
         )
@@ -336,7 +336,8 @@ def _split(tracking_uri: str) -> SplitResult:
     return parts
 
 
-def _tls(ca: str | None) -> ssl.SSLContext:
+def tls(ca: str | None) -> ssl.SSLContext:
+    """How servers are trusted: by an authority (PEM), else by the system's. `BadInput` where it is none."""
     try:
         return ssl.create_default_context(cadata=ca)
     except (ssl.SSLError, ValueError):

@@ -87,7 +87,7 @@ def opened(
         Database(found.database),
         _roots(found, all_versions=whole),
         chosen,
-        _asker(found),
+        asker(found),
         found.login,
         _roots(found, all_versions=False) if whole else None,
     )
@@ -128,14 +128,16 @@ def _roots(found: Stores, *, all_versions: bool) -> Roots:
     return Roots(store(found.destination) if found.destination else None, [store(u) for u in found.roots])
 
 
-def _asker(found: Stores) -> Callable[[], None] | None:
+def asker(found: Stores) -> Callable[[], None] | None:
     """A light request that goes through login and database, for `maxP99Factor`."""
     uri = found.tracking_uri
     if uri is None or not uri.startswith(("http://", "https://")):
         return None
     import urllib3
 
-    http = urllib3.PoolManager(timeout=5.0, retries=False)
+    from mlflow_platform.adapters.mlflow import tls
+
+    http = urllib3.PoolManager(timeout=5.0, retries=False, ssl_context=tls(found.ca))
     login = urllib3.make_headers(basic_auth=":".join(found.client)) if found.client else {}
     # Experiment 0 always exists (mlflow/store/tracking/sqlalchemy_store.py, `_create_default_experiment`).
     address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"

@@ -45,6 +45,8 @@ class Stores:
     tracking_uri: str | None = None
     client: tuple[str, str] | None = None
     admin: tuple[str, str] | None = None
+    ca: str | None = None
+    """The authority behind the tracking server's certificate, in PEM. Default: the system's."""
 
     def __repr__(self) -> str:
         return f"Stores({self.destination!r}, {self.roots!r})"
@@ -132,6 +134,7 @@ def _described(document: TrackingServer, source: SecretSource) -> Stores:
         spec.trackingUri,
         client=_pair(user, password),
         admin=_pair(user, password),
+        ca=secret(source, spec.caSecretRef, document),
     )
 
 
