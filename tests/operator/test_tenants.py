@@ -7,7 +7,8 @@ import time
 import pytest
 
 from mlflow_platform.model.crd import FINALIZER
-from tests.operator.running import OPS, Json, Process, Site, document, experiment
+from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE
+from tests.operator.running import OPS, Json, Process, Site, document, eventually, experiment
 
 TEAM, STRANGER = "team-a", "stranger"
 ALLOWED = {
@@ -204,3 +205,44 @@ def test_a_secret_is_of_the_documents_own_namespace(tenants: Site) -> None:
     assert f"there is no Secret operators-own in namespace {TEAM}" in found["message"]
     tenants.delete("Webhook", "team-a-hook", TEAM)
     tenants.server()
+
+
+def test_one_tenants_losses_stop_nobody_else(site: Site, operator: Process) -> None:
+    """Two namespaces on one server: what one gives up is held back, whatever else happens goes on."""
+    losing, other = site.namespace("brake-a", team="brakes"), site.namespace("brake-b", team="brakes")
+    selector = {"matchLabels": {"team": "brakes"}}
+    allowed = [{"namespaceSelector": selector, "kinds": ["Experiment"], "namePrefixes": ["brake-"]}]
+    site.server("brakes", allowed=allowed, brakes={"maxLossPercent": 0, "minimumOwned": 1})
+    lost = [f"brake-a-{i}" for i in range(3)]
+    for name in lost:
+        site.apply(experiment(name, losing, server="brakes", deletionPolicy="Delete"))
+    theirs = {"server": "brakes", "deletionPolicy": "Delete"}
+    site.apply(experiment("brake-b-0", other, tags={"team": "b"}, **theirs))
+    for namespace, name in [(losing, name) for name in lost] + [(other, "brake-b-0")]:
+        site.reach("Experiment", name, "Synced", namespace)
+
+    for name in lost:
+        site.delete("Experiment", name, losing)
+    for name in lost:
+        said = site.reach("Experiment", name, "BrakeStopped", losing)["message"]
+        assert "the documents of the namespace brake-a delete, replace or forget" in said
+    site.reach("TrackingServer", "brakes", "BrakeStopped", namespace="")
+    # By hand, by a new document and by a changed one: full rounds and scoped ones.
+    site.set_tag("brake-b-0", "team", "mine")
+    eventually(lambda: site.experiment("brake-b-0")["tags"]["team"] == "b", "drift is corrected")
+    site.apply(experiment("brake-b-1", other, **theirs))
+    site.reach("Experiment", "brake-b-1", "Synced", other)
+    site.apply(experiment("brake-b-0", other, tags={"team": "c"}, **theirs))
+    site.reach("Experiment", "brake-b-0", "Synced", other)
+    assert site.experiment("brake-b-0")["tags"]["team"] == "c"
+    assert all(site.experiment(name)["lifecycle_stage"] == "active" for name in lost)
+    status = site.find("TrackingServer", "brakes", "")["status"]
+    site.reach("TrackingServer", "brakes", "BrakeStopped", namespace="")
+
+    annotate = f"{ALLOW_DESTRUCTIVE}={status['stoppedPlan']}"
+    site.control_plane.kubectl("annotate", "trackingserver", "brakes", annotate)
+    for name in lost:
+        site.gone("Experiment", name, losing)
+        assert site.experiment(name)["lifecycle_stage"] == "deleted"
+    site.reach("TrackingServer", "brakes", "Connected", namespace="")
+    site.delete("TrackingServer", "brakes", "")

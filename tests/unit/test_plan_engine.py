@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlflow_platform.errors import BrakeStopped
-from mlflow_platform.plan.brakes import Brakes, check
+from mlflow_platform.plan.brakes import Brakes, Share, check, exceeding
 from mlflow_platform.plan.engine import Plan, dotted, make_plan, mark_for
-from mlflow_platform.plan.objects import Action, Change, Desired, Key, Mark, Observed, Traits, short
+from mlflow_platform.plan.objects import Action, Desired, Key, Mark, Observed, Traits, short
 
 TRAITS = {
     "Experiment": Traits(
@@ -283,11 +285,59 @@ def test_paths_for_people() -> None:
     assert dotted(("tags", "team")) == "tags.team"
 
 
-def test_many_small_plans_are_stopped_where_a_large_one_would_be() -> None:
-    forget = Change(Action.FORGET, Key("Experiment", "default", "x"), "Experiment/default/x", "")
-    small = Plan("project:p", (forget,), owned=10, declared=9)
-    check(small, Brakes())
-    check(small, Brakes(), recent=2)  # 3 of 12
-    with pytest.raises(BrakeStopped, match="5 of 14 owned objects"):
-        check(small, Brakes(), recent=4)
-    check(small, Brakes(), small.hash, recent=4)
+@pytest.mark.parametrize(
+    ("lost", "owned", "recent", "found"),
+    [
+        # The whole is not too much: a small owner may lose all that it has.
+        ({"a": 3}, {"a": 3, "b": 97}, {}, {}),
+        # It is: only who gives up too much of its own is stopped.
+        ({"a": 40, "b": 1}, {"a": 50, "b": 50}, {}, {"a": (40, 50)}),
+        ({"a": 20, "b": 20}, {"a": 30, "b": 30}, {}, {"a": (20, 30), "b": (20, 30)}),
+        # Many small plans count as a large one.
+        ({"a": 1, "b": 1}, {"a": 49, "b": 49}, {"a": 45}, {"a": (46, 94)}),
+        ({"a": 1}, {"a": 8, "b": 1}, {"a": 2}, {}),
+        ({"a": 1}, {"a": 8, "b": 1}, {"a": 4}, {"a": (5, 12)}),
+        # Everybody loses the only object: nobody's share is too much, all of it together is.
+        (
+            {f"n{i}": 1 for i in range(4)},
+            {f"n{i}": 1 for i in range(12)},
+            {},
+            {f"n{i}": (1, 1) for i in range(4)},
+        ),
+        # The same beside somebody whose share is too much by itself.
+        (
+            {"a": 5, **{f"n{i}": 1 for i in range(9)}},
+            {"a": 5, **{f"n{i}": 1 for i in range(12)}},
+            {},
+            {"a": (5, 5), **{f"n{i}": (1, 1) for i in range(9)}},
+        ),
+        # What somebody else gave up lately stops only who gives up something now.
+        ({}, {"a": 10}, {"b": 40}, {}),
+        ({"a": 1}, {"a": 10}, {"b": 40}, {"a": (1, 10)}),
+    ],
+)
+def test_who_gives_up_too_much(
+    lost: dict[str, int], owned: dict[str, int], recent: dict[str, int], found: dict[str, tuple[int, int]]
+) -> None:
+    assert exceeding(lost, owned, recent, Brakes()) == {name: Share(*of) for name, of in found.items()}
+
+
+COUNTS = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 30))
+
+
+@given(COUNTS, COUNTS, COUNTS)
+def test_what_the_brake_lets_pass_is_not_too_much(
+    lost: dict[str, int], kept: dict[str, int], recent: dict[str, int]
+) -> None:
+    owned = {name: kept.get(name, 0) + lost.get(name, 0) for name in {*kept, *lost}}
+    found = exceeding(lost, owned, recent, Brakes())
+    assert all(lost[name] for name in found)
+    whole = sum(lost.values()) + sum(recent.values()), sum(owned.values()) + sum(recent.values())
+    if not Brakes().too_much(*whole):
+        assert not found
+        return
+    passing = [name for name in {*owned, *recent} if name not in found]
+    if any(lost.get(name) for name in passing):
+        before = sum(recent.get(name, 0) for name in passing)
+        gone, all_ = (sum(by.get(name, 0) for name in passing) + before for by in (lost, owned))
+        assert not Brakes().too_much(gone, all_)

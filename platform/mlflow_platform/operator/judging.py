@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from mlflow_platform.apply.execute import Result
@@ -155,12 +155,12 @@ class Verdicts:
 
     round: Round
     plan: Plan
-    """As it is carried out: restricted."""
+    """As it is to be carried out: restricted."""
     judged: Judged
     missing: Collection[SecretRef] = ()
     """Secrets that could not be read."""
-    stopped: str = ""
-    """Why the brake stopped the plan; empty where it did not."""
+    held: Mapping[Key, str] = field(default_factory=dict)
+    """What the brake holds back of the plan, and why."""
 
     def __post_init__(self) -> None:
         self._of: dict[Key, Outcome] = {}
@@ -175,8 +175,8 @@ class Verdicts:
         for change in self.plan.held:
             self._of[change.key] = Outcome(Reason.DIFFERS, f"the server differs: {fields_of(change)}")
         for change in self.plan.changes:
-            if self.stopped:
-                self._of[change.key] = Outcome(Reason.BRAKE_STOPPED, self.stopped)
+            if change.key in self.held:
+                self._of[change.key] = Outcome(Reason.BRAKE_STOPPED, self.held[change.key])
             else:
                 self._owed.setdefault(document_of(change.origin), set()).add(change.key)
 

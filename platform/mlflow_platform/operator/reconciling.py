@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -15,14 +15,14 @@ from mlflow_platform.adapters.election import NotLeading
 from mlflow_platform.adapters.servers import connect_documented
 from mlflow_platform.apply.execute import Result, execute
 from mlflow_platform.apply.rounds import Scope, Target, plan_round
-from mlflow_platform.errors import BadInput, BrakeStopped, Fatal, PlatformError, Rejected, Transient
+from mlflow_platform.errors import BadInput, Fatal, PlatformError, Rejected, Transient
 from mlflow_platform.model.tracking_server import TrackingServer
+from mlflow_platform.operator.braking import Brake, Held
 from mlflow_platform.operator.conditions import Outcome, Reason, members_status, seen, was_ready
 from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, Entry, serves
 from mlflow_platform.operator.judging import Judged, Verdicts, document_of, fields_of, judge, restrict, said
 from mlflow_platform.operator.rounds import Ended, Planned, Site, Touched
 from mlflow_platform.operator.secrets import ClusterSecrets
-from mlflow_platform.plan.brakes import check
 from mlflow_platform.plan.engine import Plan
 from mlflow_platform.plan.objects import Action, Key
 
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 #: For how long a request that fails is repeated within a round, in seconds: the next round comes anyway.
 _RETRY_SECONDS = 10.0
-#: Losses of this many seconds count together for the brake.
-_BRAKE_WINDOW = 600.0
 #: Requests to Kubernetes under way at once.
 _PATCHES_AT_ONCE = 4
 
@@ -45,10 +43,9 @@ class Reconciler:
         self._site = site
         self._target: Target | None = None
         self._sent: dict[str, int] = {}
-        self._owned = 0
         self._known: dict[str, frozenset[Key]] = {}
         """The objects that each document declared when it was last planned."""
-        self._lost: deque[tuple[float, int]] = deque()
+        self._brake = Brake(name)
         self._meanwhile = Touched()
         """What scoped rounds looked after since the last full one began."""
 
@@ -162,33 +159,33 @@ class Reconciler:
         ]
         self._hold(mine, judged, ended)
         plan = others.left_out_of(restrict(round_.plan, judged, origins, site.cache.elsewhere(self.name)))
-        plan = replace(
-            plan,
-            declared=max(1, len(planned.entries)),
-            owned=plan.owned if origins is None else self._owned,
-        )
-        stopped = self._stopped(planned.server, target, plan)
-        if stopped is not None and origins is not None:
-            return Ended(well=False, again=set(origins))  # a full round says so, with the hash of its plan
-        why = stopped.problem.what if stopped else ""
-        verdicts = Verdicts(round_, plan, judged, planned.secrets.missing, why)
+        if origins is None:
+            self._brake.look(round_)
+        held = self._brake.hold(plan, target.brakes, planned.server.annotations.get(ALLOW_DESTRUCTIVE))
+        if origins is not None and held.losses:
+            # What is held back is said by a full round, with the hash of its plan; once is enough.
+            if not all(self._says_held(o, judged) for o in held.origins):
+                return Ended(well=False, again=set(origins))
+            ended.again |= held.origins
+            mine = [e for e in mine if e.origin not in held.origins]
+        verdicts = Verdicts(round_, plan, judged, planned.secrets.missing, held.losses)
         with ThreadPoolExecutor(_PATCHES_AT_ONCE, "publish") as pool:
             work: list[Future[None]] = []
 
             def report(result: Result) -> None:
                 ready = verdicts.take(result)
                 self._tell(result, judged)
-                if ready is not None:
+                if ready is not None and (origins is None or ready not in held.origins):
                     work.append(pool.submit(self._publish, ready, verdicts, ended))
 
             # Most documents are as they were and say so: that is told here, without a thread's detour.
             settled = [e for e in mine if not verdicts.pending(e.origin) and not self._says_so(e, verdicts)]
             work.extend(pool.submit(self._publish, e.origin, verdicts, ended) for e in settled)
-            if stopped is None and plan.changes:
+            if held.plan.changes:
                 stop = threading.Event()
-                results = execute(target, plan.changes, round_.ledger, report, stop)
+                results = execute(target, held.plan.changes, round_.ledger, report, stop)
                 ended.wrote = any(r.error is None for r in results)
-                self._lost.append((time.monotonic(), sum(r.change.action.loses for r in results)))
+                self._brake.note(results)
             for future in work:
                 future.result()
         for entry in mine:
@@ -197,8 +194,7 @@ class Reconciler:
         if origins is None:
             there = judged.live.keys() | others.origins
             self._known = {o: keys for o, keys in self._known.items() if o in there}
-            self._owned = plan.owned
-            self._say_connected(planned.server, target, plan, stopped, judged)
+            self._say_connected(planned.server, target, held, judged)
         site.term.check()
         return ended
 
@@ -219,27 +215,13 @@ class Reconciler:
             if not self._site.publisher.finalizer(entry, entry.wants_delete):
                 ended.again.add(entry.origin)
 
-    def _stopped(self, server: Entry, target: Target, plan: Plan) -> BrakeStopped | None:
-        now = time.monotonic()
-        while self._lost and self._lost[0][0] < now - _BRAKE_WINDOW:
-            self._lost.popleft()
-        allowed = server.annotations.get(ALLOW_DESTRUCTIVE)
-        try:
-            check(
-                plan,
-                target.brakes,
-                allowed if allowed == plan.hash else None,
-                recent=sum(n for _, n in self._lost),
-            )
-        except BrakeStopped as error:
-            remedy = (
-                f"if that is what you mean: kubectl annotate trackingserver {self.name} --overwrite "
-                f"{ALLOW_DESTRUCTIVE}={plan.hash}"
-            )
-            return BrakeStopped(
-                f"{error.problem.what}. {remedy[:1].upper()}{remedy[1:]}", plan_hash=plan.hash
-            )
-        return None
+    def _says_held(self, origin: str, judged: Judged) -> bool:
+        """Whether a document says that the brake holds it back."""
+        entry = judged.deleting.get(origin) or judged.live.get(origin)
+        return entry is None or any(
+            c.get("type") == "Ready" and c.get("reason") == Reason.BRAKE_STOPPED
+            for c in entry.status.get("conditions", ())
+        )
 
     def _says_so(self, entry: Entry, verdicts: Verdicts) -> bool:
         """Whether a document is as declared, and its status says that already."""
@@ -301,17 +283,15 @@ class Reconciler:
             reason, what = "DriftCorrected", f"{change.key} differed ({change.reason})"
         self._site.publisher.event(entry, "Normal", reason, f"{what}: {fields_of(change)}".removesuffix(": "))
 
-    def _say_connected(
-        self, server: Entry, target: Target, plan: Plan, stopped: BrakeStopped | None, judged: Judged
-    ) -> None:
+    def _say_connected(self, server: Entry, target: Target, held: Held, judged: Judged) -> None:
         outcome = Outcome(Reason.CONNECTED)
-        if stopped is not None:
-            outcome = Outcome(Reason.BRAKE_STOPPED, stopped.problem.what)
+        if held.losses:
+            outcome = Outcome(Reason.BRAKE_STOPPED, held.message)
         extra = {
             "version": target.version,
             "declared": sum(len(e.desired) for e in judged.live.values()),
-            "owned": self._owned_after(plan, stopped),
-            "stoppedPlan": stopped.hash if stopped else None,
+            "owned": self._owned_after(held.plan),
+            "stoppedPlan": held.hash or None,
         }
         self._say(server, outcome, extra)
         self._site.metrics.set("last_round_timestamp_seconds", time.time(), server=self.name)
@@ -322,9 +302,7 @@ class Reconciler:
         self._site.metrics.replace("documents", "reason", dict(counts), server=self.name)
 
     @staticmethod
-    def _owned_after(plan: Plan, stopped: BrakeStopped | None) -> int:
-        if stopped is not None:
-            return plan.owned
+    def _owned_after(plan: Plan) -> int:
         made = sum(c.action in (Action.CREATE, Action.ADOPT) for c in plan.changes)
         return plan.owned + made - sum(c.action in (Action.FORGET, Action.DELETE) for c in plan.changes)
 

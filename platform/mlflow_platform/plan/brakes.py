@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlflow_platform.errors import BrakeStopped
@@ -24,17 +25,57 @@ class Brakes:
             return lost >= 2 and 2 * lost >= owned
         return lost * 100 > self.max_loss_percent * owned
 
+    def limit(self, owned: int) -> str:
+        """What `too_much` goes by, in words."""
+        few = owned < self.minimum_owned
+        return f"half of fewer than {self.minimum_owned}" if few else f"{self.max_loss_percent} %"
 
-def check(plan: Plan, brakes: Brakes, allowed: str | None = None, *, recent: int = 0) -> None:
-    """Raise `BrakeStopped` unless the plan is harmless enough or `allowed` is its hash.
 
-    `recent`: objects that plans shortly before this one gave up, which count as if this one did: many small
-    plans are stopped where a large one would be.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """So many of so many objects."""
+
+    lost: int
+    owned: int
+
+    @property
+    def percent(self) -> int:
+        return self.lost * 100 // max(self.owned, 1)
+
+
+def exceeding(
+    lost: Mapping[str, int], owned: Mapping[str, int], recent: Mapping[str, int], brakes: Brakes
+) -> dict[str, Share]:
+    """Whose losses are too much, each with what they give up of what is theirs; nobody where the whole is not
+    too much.
+
+    `lost` is what a plan gives up, `owned` what is on the server, `recent` what plans shortly before gave up,
+    each by whose it is. Where the whole is too much and nobody's own share, all who lose something exceed.
     """
+
+    def share(*names: str) -> Share:
+        before = sum(recent.get(n, 0) for n in names)
+        now, left = (sum(by.get(n, 0) for n in names) for by in (lost, owned))
+        return Share(now + before, left + before)
+
+    def too_much(*names: str) -> bool:
+        found = share(*names)
+        return brakes.too_much(found.lost, found.owned)
+
+    losing, everyone = [n for n in lost if lost[n]], {*lost, *owned, *recent}
+    if not losing or not too_much(*everyone):
+        return {}
+    found = {n for n in losing if too_much(n)}
+    if not found or too_much(*(everyone - found)):
+        found = set(losing)
+    return {name: share(name) for name in sorted(found)}
+
+
+def check(plan: Plan, brakes: Brakes, allowed: str | None = None) -> None:
+    """Raise `BrakeStopped` unless the plan is harmless enough or `allowed` is its hash."""
     lost, owned = len(plan.losses), plan.owned
     if not lost or allowed == plan.hash:
         return
-    lost, owned = lost + recent, owned + recent
     remedy = f"if that is what you mean, repeat with --allow-destructive {plan.hash}"
     if plan.declared == 0:
         raise BrakeStopped(
@@ -44,11 +85,9 @@ def check(plan: Plan, brakes: Brakes, allowed: str | None = None, *, recent: int
             remedy=f"check the path; {remedy}",
         )
     if brakes.too_much(lost, owned):
-        few = owned < brakes.minimum_owned
-        limit = f"half of fewer than {brakes.minimum_owned}" if few else f"{brakes.max_loss_percent} %"
         raise BrakeStopped(
             f"the plan deletes, replaces or forgets {lost} of {owned} owned objects "
-            f"({lost * 100 // max(owned, 1)} %, the brake is at {limit}); "
+            f"({lost * 100 // max(owned, 1)} %, the brake is at {brakes.limit(owned)}); "
             "nothing was written",
             plan_hash=plan.hash,
             remedy=remedy,
