@@ -147,6 +147,26 @@ def test_a_deployment_and_its_removal_take_turns(api: Cluster, control_plane: cl
     control_plane.kubectl("delete", "storageclass", "turns")
 
 
+def test_a_rotation_takes_its_turn(api: Cluster, control_plane: clusters.Kubernetes) -> None:
+    def rotate() -> None:
+        done.append(mlplatform(control_plane, "rotate", "admin", "-n", RELEASE.namespace))
+
+    done: list[subprocess.CompletedProcess[str]] = []
+    thread = threading.Thread(target=rotate)
+    with turn(api, RELEASE, timeout=0):
+        thread.start()
+        thread.join(10)
+        assert not done
+        before = another(control_plane).get(*LEASE)
+    thread.join(120)
+    assert "there is no release mlflow in namespace turns" in done[0].stderr
+    after = api.get(*LEASE)
+    assert before is not None
+    assert after is not None
+    assert after["spec"]["leaseTransitions"] == before["spec"]["leaseTransitions"] + 1
+    assert after["spec"]["holderIdentity"] == ""
+
+
 def test_the_definitions_are_among_what_would_change(
     api: Cluster, control_plane: clusters.Kubernetes
 ) -> None:

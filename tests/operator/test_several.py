@@ -8,7 +8,7 @@ import pytest
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.chart import Chart, Release, find_chart
-from mlflow_platform.deploy import undeploy
+from mlflow_platform.deploy import Deployment, Outcome, undeploy
 from mlflow_platform.errors import Transient
 from mlflow_platform.model.crd import FINALIZER, OPERATOR
 from tests.operator.running import OPS, Process, Site, document, eventually, experiment
@@ -88,3 +88,51 @@ def test_undeploy_settles_what_nobody_serves_afterwards_and_nothing_else(cluster
             cluster.delete("mlplatform.io/v1alpha1", "Experiment", "both", name)
         for name in ("of-a", "of-b", "of-any"):
             cluster.delete("mlplatform.io/v1alpha1", "TrackingServer", "", name)
+
+
+def test_a_deployment_without_the_operator_settles_its_documents(cluster: Cluster) -> None:
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "both"}})
+    chart = find_chart()
+    deployed(cluster, chart, A)
+    cluster.apply(document("TrackingServer", "of-a", {"trackingUri": "http://mlflow.invalid"}, ""))
+    patch: dict[str, Any] = {"metadata": {"annotations": {OPERATOR: "both/a"}}}
+    cluster.patch("mlplatform.io/v1alpha1", "TrackingServer", "", "of-a", patch)
+    one = experiment("staying", "both", server="of-a", deletionPolicy="Delete")
+    cluster.apply({**one, "metadata": {**one["metadata"], "finalizers": [FINALIZER]}})
+    # A CronJob that the operator has made, with the document as its owner.
+    uid = cluster.get("mlplatform.io/v1alpha1", "Experiment", "both", "staying")
+    assert uid is not None
+    made = cluster.get("v1", "ConfigMap", "both", "a-operator")
+    assert made is not None
+    owner = {"apiVersion": "mlplatform.io/v1alpha1", "kind": "Experiment", "name": "staying"}
+    owner["uid"] = uid["metadata"]["uid"]
+    metadata = {"name": "a-retention-x", "namespace": "both", "labels": made["metadata"]["labels"]}
+    mine = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "ownerReferences": [owner]}}
+    cluster.apply(mine)
+
+    def off(timeout: float) -> Outcome:
+        outcome = Outcome()
+        Deployment(cluster, chart, chart.values(profile="local"), A, timeout).remove_leftovers(outcome)
+        return outcome
+
+    try:
+        cluster.delete("mlplatform.io/v1alpha1", "Experiment", "both", "staying")
+        with pytest.raises(Transient, match="Experiment/staying is being deleted"):
+            off(1)
+        assert cluster.get("apps/v1", "Deployment", "both", "a-operator") is not None
+        gone: dict[str, Any] = {"metadata": {"finalizers": []}}
+        cluster.patch("mlplatform.io/v1alpha1", "Experiment", "both", "staying", gone)
+        one["metadata"]["finalizers"] = [FINALIZER]
+        cluster.apply(one)
+        outcome = off(60)
+        assert not held(cluster, "staying")
+        assert "Finalizers were taken off 1 of them" in outcome.warnings[0]
+        assert {"Deployment/a-operator", "ConfigMap/a-retention-x"} <= set(outcome.changes)
+        assert cluster.get("v1", "ConfigMap", "both", "a-retention-x") is None
+        assert cluster.get("v1", "ServiceAccount", "both", "a-operator") is None
+        assert cluster.get("apps/v1", "Deployment", "both", "a-server") is not None
+        assert off(60).changes == {}
+    finally:
+        cluster.delete("mlplatform.io/v1alpha1", "Experiment", "both", "staying")
+        cluster.delete("mlplatform.io/v1alpha1", "TrackingServer", "", "of-a")
+        undeploy(cluster, A, chart, delete_data=False, timeout=60)

@@ -627,6 +627,17 @@ def test_policies_among_values_are_checked_with_the_model(tmp_path: Path) -> Non
     assert sorted(str(p.where) for p in caught.value.problems) == [f"{path}:6:9", f"{path}:7:17"]
 
 
+def test_the_values_of_the_backup_guide_are_right(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backup.md").read_text("utf-8")
+    (block,) = (b for b in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if b.startswith("backup:"))
+    path = tmp_path / "values.yaml"
+    path.write_text(block, "utf-8")
+    values = CHART.values(files=[path])
+    policies.check(values)
+    names = {m.name for m in CHART.render(values, Release("mlflow", "mlflow")) if m.kind == "CronJob"}
+    assert names == {"mlflow-backup-nightly", "mlflow-drill-nightly"}
+
+
 @pytest.mark.parametrize("command", [["render"], ["deploy", "--kubeconfig", "/nowhere"]])
 @pytest.mark.parametrize(
     ("setting", "said"),

@@ -51,7 +51,7 @@ def operator_command() -> None:
 @click.option(
     "--job-template",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="What the chart says of jobs. Without it, retention policies are not carried out.",
+    help="What the chart says of jobs. Without it, policies and backup schedules are not carried out.",
 )
 def run_command(
     kubeconfig: Path | None,

@@ -113,10 +113,13 @@ def _rotate(
     change: Callable[[Rotation], Outcome],
 ) -> int:
     from mlflow_platform.adapters.kubernetes import Cluster
+    from mlflow_platform.deploy import turns
     from mlflow_platform.deploy.rotation import Rotation
 
-    cluster = Cluster.connect(kubeconfig, context)
-    outcome = change(Rotation(cluster, Release(name, namespace), screen=screen(quiet=as_json)))
+    cluster, release = Cluster.connect(kubeconfig, context), Release(name, namespace)
+    rotation = Rotation(cluster, release, screen=screen(quiet=as_json))
+    with turns.turn(cluster, release, timeout=rotation.timeout, say=rotation.screen.going_on):
+        outcome = change(rotation)
     if as_json:
         seconds = {k: round(s, 2) for k, s in outcome.seconds.items()}
         output.print_json(

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster, Reply
 from mlflow_platform.chart import Chart, Manifest, Release, Values
-from mlflow_platform.deploy import external, holding, jobs, phases, preflight, smoke, turns
+from mlflow_platform.deploy import external, holding, jobs, phases, preflight, settling, smoke, turns
 from mlflow_platform.deploy.differences import Change, Difference
 from mlflow_platform.deploy.health import State, health
 from mlflow_platform.deploy.waiting import wait
@@ -99,9 +99,32 @@ class Deployment:
                 self._let_go()
             raise
         with self._phase("leftovers", outcome):
-            for old in self._leftovers():
-                self.cluster.delete(old["apiVersion"], old["kind"], *_place(old))
-                outcome.changes["/".join(phases.key(old))] = Change.DELETED
+            self.remove_leftovers(outcome)
+
+    def remove_leftovers(self, outcome: Outcome) -> None:
+        """Delete what the chart no longer makes. Before its operator goes, that settles its documents."""
+        old = self._leftovers()
+        if not settling.operated(old):
+            self._delete(old, outcome)
+            return
+        deadline = time.monotonic() + self.timeout
+        self.screen.going_on("documents that are being deleted")
+        alone = settling.settle(self.cluster, self.release, self.chart, deadline)
+        # The rest of the operator goes last: a deployment that was killed in between begins here again.
+        self._delete([o for o in old if o["kind"] == "Deployment"], outcome)
+        settling.wait_for_pods(self.cluster, self.release, self.chart, deadline, component=phases.OPERATOR)
+        count = settling.let_go(self.cluster, self.release, alone=alone)
+        made = settling.made_for_documents(existing(self.cluster, self.release, self.chart))
+        self._delete([*made, *(o for o in old if o["kind"] != "Deployment")], outcome)
+        outcome.warnings.append(
+            "the operator is gone: nobody keeps its documents true any more, and their jobs went with it. "
+            f"Finalizers were taken off {count} of them, so that they can be deleted; their objects then stay"
+        )
+
+    def _delete(self, found: Sequence[Mapping[str, Any]], outcome: Outcome) -> None:
+        for old in found:
+            self.cluster.delete(old["apiVersion"], old["kind"], *_place(old))
+            outcome.changes["/".join(phases.key(old))] = Change.DELETED
 
     def differences(self) -> list[Difference]:
         """What `run` would change. Writes nothing; `Rejected` if the API server refuses an object."""

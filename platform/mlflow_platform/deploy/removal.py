@@ -8,11 +8,9 @@ from typing import Any
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.chart import Chart, Release
-from mlflow_platform.deploy import phases, turns
+from mlflow_platform.deploy import phases, settling, turns
 from mlflow_platform.deploy.deployment import existing
 from mlflow_platform.errors import Transient
-from mlflow_platform.model import DOCUMENTS, crd
-from mlflow_platform.model.base import API_VERSION
 
 #: Made by the bootstrap Job (chart: bootstrap.yaml.j2) and by rotations, after the release's name.
 SECRETS = tuple(f"-{what}{end}" for what in ("auth", "database", "store") for end in ("", "-rotation"))
@@ -33,18 +31,16 @@ def _remove(
     cluster: Cluster, release: Release, chart: Chart, *, delete_data: bool, deadline: float
 ) -> list[Mapping[str, Any]]:
     found = existing(cluster, release, chart)
-    operated = any(f["metadata"].get("labels", {}).get(phases.COMPONENT) == phases.OPERATOR for f in found)
-    alone = operated and not _other_operators(cluster, release, chart)
-    if operated:
-        _settle(cluster, release, deadline, alone=alone)
+    operated = settling.operated(found)
+    alone = operated and settling.settle(cluster, release, chart, deadline)
     pods = [f for f in found if f["kind"] in ("Deployment", "StatefulSet", "Job")]
     _delete(cluster, [f for f in found if f["kind"] != "NetworkPolicy"], deadline)
     if pods:
-        _gone(cluster, release, chart, deadline)
+        settling.wait_for_pods(cluster, release, chart, deadline)
     if operated:
         # What the operator has made again while it was being deleted.
         _delete(cluster, [f for f in existing(cluster, release, chart) if f["kind"] == "CronJob"], deadline)
-        _release(cluster, release, alone=alone)
+        settling.let_go(cluster, release, alone=alone)
     # Last, so that no pod ever runs without the rules that fence it in.
     _delete(cluster, [f for f in found if f["kind"] == "NetworkPolicy"], deadline)
     if delete_data:
@@ -52,56 +48,6 @@ def _remove(
         _delete(cluster, data, deadline)
         found += data
     return found
-
-
-def _other_operators(cluster: Cluster, release: Release, chart: Chart) -> list[Mapping[str, Any]]:
-    """The operators of other releases, in the whole cluster."""
-    labels = {"app.kubernetes.io/name": chart.about["name"], phases.COMPONENT: phases.OPERATOR}
-    return [
-        found
-        for found in cluster.find("apps/v1", "Deployment", "", labels)
-        if (found["metadata"]["namespace"], found["metadata"]["labels"].get("app.kubernetes.io/instance"))
-        != (release.namespace, release.name)
-    ]
-
-
-def _settle(cluster: Cluster, release: Release, deadline: float, *, alone: bool) -> None:
-    """Wait for documents that are being deleted: nobody would delete their objects afterwards."""
-    while left := [d for d in _held(cluster, release, alone=alone) if "deletionTimestamp" in d["metadata"]]:
-        if time.monotonic() > deadline:
-            name = f"{left[0]['kind']}/{left[0]['metadata']['name']}"
-            raise Transient(
-                f"{name} is being deleted, but its object cannot be: {len(left)} such document(s)",
-                remedy="mend it (kubectl describe says why), or annotate it with mlplatform.io/abandon=true",
-            )
-        time.sleep(0.5)
-
-
-def _release(cluster: Cluster, release: Release, *, alone: bool) -> None:
-    """Take our finalizer off the documents that stay: without the operator they could never be deleted. The
-    next operator puts it on again."""
-    for document in _held(cluster, release, alone=alone):
-        metadata = document["metadata"]
-        kept = [f for f in metadata["finalizers"] if f != crd.FINALIZER]
-        body = {"metadata": {"finalizers": kept}}
-        cluster.patch(API_VERSION, document["kind"], metadata.get("namespace", ""), metadata["name"], body)
-
-
-def _held(cluster: Cluster, release: Release, *, alone: bool) -> list[Mapping[str, Any]]:
-    """The documents with our finalizer that no operator serves when this release's is gone. `alone`: there
-    is no other one, so that those are meant, too, whose tracking server names no operator."""
-    servers = {
-        found["metadata"]["name"]: (found["metadata"].get("annotations") or {}).get(crd.OPERATOR)
-        for found in cluster.find(API_VERSION, "TrackingServer", "")
-    }
-    ours = f"{release.namespace}/{release.name}"
-    return [
-        document
-        for kind in DOCUMENTS
-        for document in cluster.find(API_VERSION, kind, "")
-        if crd.FINALIZER in document["metadata"].get("finalizers", ())
-        and ((its := servers.get(document["spec"].get("server", "default"))) == ours or (alone and not its))
-    ]
 
 
 def data_of(cluster: Cluster, release: Release, chart: Chart) -> list[Mapping[str, Any]]:
@@ -131,16 +77,3 @@ def _delete(cluster: Cluster, objects: list[Mapping[str, Any]], deadline: float)
             if time.monotonic() > deadline:
                 raise Transient(f"{place[1]} {place[3]} is deleted, but does not go")
             time.sleep(0.2)
-
-
-def _gone(cluster: Cluster, release: Release, chart: Chart, deadline: float) -> None:
-    """Wait for the pods, which hold volumes and answer requests; not for CloudNativePG's, which stay."""
-    labels = {k: v for k, v in phases.labels(release.name, chart.about["name"]).items() if "managed" not in k}
-    while pods := [
-        pod
-        for pod in cluster.find("v1", "Pod", release.namespace, labels)
-        if "cnpg.io/cluster" not in pod["metadata"]["labels"]
-    ]:
-        if time.monotonic() > deadline:
-            raise Transient(f"pod {pods[0]['metadata']['name']} does not end")
-        time.sleep(0.5)

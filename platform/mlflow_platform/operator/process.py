@@ -19,6 +19,7 @@ import yaml
 from mlflow_platform.adapters.election import Elector, NotLeading, Term, Timing, clock
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.errors import Fatal, PlatformError, Rejected
+from mlflow_platform.model import DOCUMENTS
 from mlflow_platform.model.base import API_VERSION
 from mlflow_platform.operator import probes
 from mlflow_platform.operator.cache import Cache
@@ -205,10 +206,10 @@ class Operator:
         return True
 
     def _check(self) -> None:
-        """That our definitions are there."""
-        if self._reader.resource(API_VERSION, "TrackingServer") is None:
+        """That our definitions are there, those of the newest kinds, too."""
+        if missing := [kind for kind in DOCUMENTS if self._reader.resource(API_VERSION, kind) is None]:
             raise Fatal(
-                f"{self._reader.address} does not know {API_VERSION}",
+                f"{self._reader.address} does not know {API_VERSION} {', '.join(missing)}",
                 remedy="kubectl apply --server-side -f manifests/crds, or mlplatform deploy",
             )
 
