@@ -45,10 +45,16 @@ class Release:
 
     def login(self) -> tuple[str, str]:
         """Name and password of the administrator, as the Secret holds them now."""
-        secret = json.loads(
-            self.node.kubectl("-n", self.namespace, "get", "secret", "mlflow-auth", "-o", "json")
-        )["data"]
-        return base64.b64decode(secret["username"]).decode(), base64.b64decode(secret["password"]).decode()
+        return self._pair("mlflow-auth", "username", "password")
+
+    def store_keys(self) -> tuple[str, str]:
+        """The pair of the bundled store, as its Secret holds it now."""
+        return self._pair("mlflow-store", "accessKeyId", "secretAccessKey")
+
+    def _pair(self, name: str, *keys: str) -> tuple[str, str]:
+        found = json.loads(self.node.kubectl("-n", self.namespace, "get", "secret", name, "-o", "json"))
+        first, second = (base64.b64decode(found["data"][key]).decode() for key in keys)
+        return first, second
 
 
 def mlplatform(node: clusters.Kubernetes, *arguments: str) -> subprocess.CompletedProcess[str]:

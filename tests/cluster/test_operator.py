@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster import clusters, retention_jobs
+from tests.cluster import backup_jobs, clusters, retention_jobs
 from tests.cluster.release import SMOKE, ask, deploy, mlplatform, state, steps
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +99,7 @@ def test_deployed_by_the_chart(node: clusters.Cluster, restricted: str) -> None:
     )
 
     retention_jobs.retention(node, restricted)
+    backup_jobs.backup(node, restricted)
 
     # The leader's pod goes; the other one leads, and a rollout completes with a standby that is ready.
     holder = lease(node, restricted)
