@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from mlflow_platform.adapters.files import FileStore
 from mlflow_platform.adapters.s3 import S3Store
+from mlflow_platform.adapters.trees import Stat
 from mlflow_platform.archive import manifest, parquet
 from mlflow_platform.archive.create import archive
 from mlflow_platform.archive.find import holding
@@ -26,6 +28,7 @@ from mlflow_platform.errors import BadInput
 from mlflow_platform.local import Stack
 from mlflow_platform.retention import journal
 from mlflow_platform.retention.roots import Roots
+from mlflow_platform.server.dump import Source
 from tests.archive.conftest import Contents, fill
 from tests.retention.conftest import World, make_world
 
@@ -342,3 +345,30 @@ def test_large_objects_and_many_rows_go_in_parts(
     restore(world.database, Roots(world.store), bucket, made.manifest)
     assert Contents(world).rows == before.rows
     assert world.store.read(key) == body
+
+
+def test_what_is_written_to_meanwhile_is_named(world: World, folder: FileStore, tmp_path: Path) -> None:
+    """In a folder, where a reader may see half of it; the rest is archived."""
+
+    class Moving(FileStore):
+        @contextmanager
+        def reading(self, key: str, version: str = "") -> Iterator[tuple[Stat, Source]]:
+            with super().reading(key, version) as found:
+                yield found
+                if key.endswith("growing"):
+                    with (tmp_path / "root" / key).open("ab") as file:
+                        file.write(b"more")
+
+    run = world.run(objects=0)
+    place = tmp_path / "root" / run / "artifacts"
+    place.mkdir(parents=True)
+    for name in ("growing", "still"):
+        (place / name).write_bytes(b"content")
+    world.sql.execute("update runs set artifact_uri = %s where run_uuid = %s", (str(place), run))
+    roots = Roots(world.store, [Moving(str(tmp_path / "root"))])
+    made = archive(world.database, roots, folder, runs=[run])
+    (why,) = made.missing.values()
+    assert list(made.missing) == [("run", run)]
+    assert "changed" in why
+    assert made.manifest.objects == 1
+    assert list(verify(folder, made.manifest)) == []
