@@ -48,10 +48,13 @@ def test_create_list_verify_restore(world: World, place: str, capsys: pytest.Cap
     world.sql.execute("update experiments set last_update_time = 1 where name = %s", (world.name,))
     world.retain(rules={"experiments": {"softDeletedFor": "1d"}})
     assert run(["archive", "restore", place, "--run", one, "--dry-run", "--json"]) == 2
-    assert printed(capsys)["archives"][0]["things"] == {"run": 1, "model": 0, "trace": 0}
+    assert printed(capsys)["archives"][0]["things"] == {"run": 1, "model": 0, "trace": 0, "version": 0}
     assert not world.exists(one)
     assert run(["archive", "restore", place, "--run", one]) == 0
-    assert f"{made['id']}: 1 runs, 0 logged models, 0 traces came back" in capsys.readouterr().out
+    assert (
+        f"{made['id']}: 1 runs, 0 logged models, 0 traces, 0 model versions came back"
+        in capsys.readouterr().out
+    )
     assert (world.stage(one), world.exists(other)) == ("active", False)
 
     path = next(Path(place).rglob("file-0"))

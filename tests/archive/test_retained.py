@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from mlflow_platform.retention import journal
 from mlflow_platform.retention.engine import Engine
 from mlflow_platform.retention.report import Report
 from mlflow_platform.retention.roots import Roots
+from mlflow_platform.server.dump import Sink
 from tests.archive.conftest import Contents, fill
-from tests.faults.test_retention import Dying
+from tests.faults.dying_runs import Dying
 from tests.retention.conftest import World
 
 OLD = {"runs": {"olderThan": "90d"}, "traces": {"olderThan": "90d"}}
@@ -137,10 +139,10 @@ def test_nothing_goes_where_the_archive_cannot_be_written(world: World, folder: 
     whole = Contents(world)
 
     class Full(FileStore):
-        def put(self, key: str, content: Any, size: int) -> None:
+        def writing(self, key: str, size: int | None = None) -> AbstractContextManager[Sink]:
             if key.startswith("manifests/"):
                 raise BadInput("no room")
-            super().put(key, content, size)
+            return super().writing(key, size)
 
     full = Full(folder.uri)
     with pytest.raises(PlatformError, match="no room"):
@@ -153,8 +155,10 @@ def test_nothing_goes_where_the_archive_cannot_be_written(world: World, folder: 
     class Lying(FileStore):
         """A store that answers and loses a byte."""
 
-        def put(self, key: str, content: Any, size: int) -> None:
-            super().put(key, content, size)
+        @contextmanager
+        def writing(self, key: str, size: int | None = None) -> Iterator[Sink]:
+            with super().writing(key, size) as out:
+                yield out
             path = Path(folder.uri.removeprefix("file://")) / key
             if path.name == "file-0":
                 path.write_bytes(path.read_bytes()[:-1])

@@ -72,7 +72,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {
         p.relative_to(folder): p.read_bytes()
         for p in folder.rglob("*")
-        if p.is_file() and not p.name.startswith(".mlplatform-")
+        if p.is_file() and ".mlplatform-" not in str(p)
     }
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from mlflow_platform.adapters.s3 import S3Login, S3Store
-from mlflow_platform.adapters.trees import S3Tree, Stat, Tree, tree
+from mlflow_platform.adapters.s3 import S3Login, S3Store, S3Tree
+from mlflow_platform.adapters.trees import Stat, Tree, tree
 from mlflow_platform.backup.create import Platform, create
 from mlflow_platform.backup.drill import drill
 from mlflow_platform.backup.restore import Target, restore
@@ -30,10 +30,11 @@ from mlflow_platform.local.seaweedfs import SeaweedFS
 from mlflow_platform.local.state import Options, Settings
 from tests.backup.conftest import World
 from tests.backup.databases import opened
+from tests.backup.test_elsewhere import ADDRESSES
 
 #: Login -> what it may do (SeaweedFS' identities).
 LOGINS = {
-    "server": ["Read:artifacts", "List:artifacts"],
+    "server": ["Read:artifacts", "List:artifacts", "Read:clients", "List:clients"],
     "keeper": ["Read:backups", "List:backups", "Write:backups"],
     "reader": ["Read:backups", "List:backups"],
     "new": ["Read:restored", "List:restored", "Write:restored", "Tagging:restored"],
@@ -91,7 +92,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         with closing(seaweedfs.client()) as client:
-            for bucket in ("artifacts", "backups", "restored", "versioned"):
+            for bucket in ("artifacts", "clients", "backups", "restored", "versioned"):
                 client.create_bucket(Bucket=bucket)
         yield Store(seaweedfs)
     finally:
@@ -99,20 +100,27 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         process.wait(30)
 
 
-def in_bucket(world: World, store: Store) -> Platform:
-    """The world's platform, with what was in its proxied folder in a bucket."""
-    folder = world.folder / "proxied"
-    for path in folder.rglob("*"):
-        if path.is_file():
-            store.put("artifacts", str(path.relative_to(folder)), path.read_bytes())
-    return replace(world.platform, proxied=store.tree("s3://artifacts", "server"))
+def in_buckets(world: World, store: Store) -> Platform:
+    """The world's platform, with what was in its folders in buckets."""
+    for name, bucket in (("proxied", "artifacts"), ("direct", "clients")):
+        folder = world.folder / name
+        for path in folder.rglob("*"):
+            if path.is_file():
+                store.put(bucket, str(path.relative_to(folder)), path.read_bytes())
+    for table, column in ADDRESSES:
+        name = table.split(" ")[0]
+        statement = f"update {name} set {column} = replace({column}, %s, 's3://clients')"
+        with opened(world.platform.tracking) as connection:
+            connection.execute(statement, (world.platform.direct[0].uri,))
+    roots = [store.tree(f"s3://{bucket}", "server") for bucket in ("artifacts", "clients")]
+    return replace(world.platform, proxied=roots[0], direct=roots[1:])
 
 
 def test_there_and_elsewhere_without_a_look_at_the_source(
     make_world: Callable[..., World], store: Store
 ) -> None:
     world = make_world(key=Key(b"k" * 32))
-    platform = in_bucket(world, store)
+    platform = in_buckets(world, store)
     large = os.urandom(33 * 1024 * 1024)  # more than a part
     store.put("artifacts", "1/large", large)
     keeper = Vault(store.tree("s3://backups/mlflow", "keeper"), world.vault.key)
@@ -121,8 +129,9 @@ def test_there_and_elsewhere_without_a_look_at_the_source(
 
     # The drill's login reads the backups, and nothing else.
     reader = Vault(store.tree("s3://backups/mlflow", "reader"), world.vault.key)
-    with pytest.raises(PlatformError, match="AccessDenied"):
-        list(store.tree("s3://artifacts", "reader").listed())
+    for bucket in ("artifacts", "clients"):
+        with pytest.raises(PlatformError, match="AccessDenied"):
+            list(store.tree(f"s3://{bucket}", "reader").listed())
     with pytest.raises(Rejected, match="AccessDenied"), reader.writing("x"):
         pass
 
@@ -138,22 +147,36 @@ def test_there_and_elsewhere_without_a_look_at_the_source(
 
     # Restored with a login that cannot read the source either.
     target = world.target()
-    restored = replace(
-        target.platform, proxied=store.tree("s3://restored/new", "new"), auth=world.server.database()
-    )
-    stores = [S3Store("s3://restored/new", store.login("new")), target.stores[1]]
-    restore(Target(restored, target.admin, target.moves, stores), reader, made.name)
-    with pytest.raises(PlatformError, match="AccessDenied"):
-        list(store.tree("s3://artifacts", "new").listed())
-    there = store.tree("s3://restored/new", "new")
+    there = {
+        f"s3://restored/{name}": store.tree(f"s3://restored/{name}", "new") for name in ("new", "direct")
+    }
+    proxied, direct = there.values()
+    restored = replace(target.platform, proxied=proxied, direct=[direct], auth=world.server.database())
+    moves = {"s3://clients": direct.uri}
+    stores = [S3Store(uri, store.login("new")) for uri in there]
+    restore(Target(restored, target.admin, moves, stores), reader, made.name)
+    for bucket in ("artifacts", "clients"):
+        with pytest.raises(PlatformError, match="AccessDenied"):
+            list(store.tree(f"s3://{bucket}", "new").listed())
+    # No row names an old bucket, and whatever one names opens in the new one.
     with opened(restored.tracking) as connection:
-        rows = connection.execute("select artifact_uri from runs where experiment_id = 1").fetchall()
-    assert len(rows) == 3
-    for (uri,) in rows:
-        key = f"{uri.removeprefix('mlflow-artifacts:/')}/model.bin"
-        with there.reading(key) as (_, source):
-            assert source.read() == (world.folder / "proxied" / key).read_bytes()
-    with there.reading("1/large") as (_, source):
+        rows = [
+            uri
+            for table, column in ADDRESSES
+            for (uri,) in connection.execute(f"select {column}::text from {table}")
+        ]
+    assert not [uri for uri in rows if "s3://clients" in uri or "s3://artifacts" in uri]
+    opens = 0
+    for folder, tree_, address, keys in (
+        ("proxied", proxied, "mlflow-artifacts:/", world.rows.proxied),
+        ("direct", direct, f"{direct.uri}/", world.rows.direct),
+    ):
+        for key in keys:
+            opens += any(f"{address}{key}".startswith(f"{uri}/") for uri in rows)
+            with tree_.reading(key) as (_, source):
+                assert source.read() == (world.folder / folder / key).read_bytes()
+    assert opens == len(world.rows.proxied) + len(world.rows.direct) == 8
+    with proxied.reading("1/large") as (_, source):
         assert source.read() == large
 
 

@@ -101,7 +101,10 @@ def main(environment: dict[str, str], scratch: Path) -> bool:
     assert (found["things"]["run"], found["rows"]["metrics"]) == (RUNS, RUNS * METRICS), found
     assert found["objects"] == len(keys), found
     for name, ran in (("archived", made), ("verified", checked), ("restored", back)):
-        print(f"  {name}: {RUNS / ran.seconds:,.0f} runs/s, {megabytes / ran.seconds:,.1f} MB/s")
+        rate = megabytes / ran.seconds
+        print(
+            f"  {name}: {RUNS / ran.seconds:,.0f} runs/s, {rate:,.1f} MB/s; 10 GB: {1e4 / rate / 60:.0f} min"
+        )
     good = True
     for name, ran, least in (("archived", made, LEAST_ARCHIVED), ("restored", back, LEAST_RESTORED)):
         share = megabytes / ran.seconds / bare

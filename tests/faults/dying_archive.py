@@ -3,11 +3,12 @@ and with {"restore": ID} that archive is restored."""
 
 from __future__ import annotations
 
-import os
-import signal
+from collections.abc import Callable
 from typing import Any
 
-import pyarrow.parquet  # noqa: F401 - loaded once, before the forks
+import boto3  # noqa: F401 - loaded once, before the forks
+import psycopg  # noqa: F401 - likewise
+import pyarrow.parquet  # noqa: F401 - likewise
 
 from mlflow_platform.adapters.files import FileStore
 from mlflow_platform.adapters.postgres import Database
@@ -18,20 +19,10 @@ from mlflow_platform.archive.retained import Retained
 from mlflow_platform.model.retention_policy import RetentionPolicy
 from mlflow_platform.retention.engine import Engine
 from mlflow_platform.retention.roots import Roots
-from tests.faults.dying_retention import main
+from tests.faults.dying_runs import serve
 
 
-def carry_out(order: dict[str, Any], answer: int) -> None:
-    """In the forked process."""
-    left = order["point"]
-
-    def step(name: str) -> None:
-        nonlocal left
-        os.write(answer, f"{name}\n".encode())
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
+def carry_out(order: dict[str, Any], step: Callable[[str], None]) -> None:
     database = Database(order["database"])
     roots = Roots(S3Store(order["store"]["uri"], S3Login(**order["store"]["login"])))
     store = FileStore(order["archives"])
@@ -48,4 +39,4 @@ def carry_out(order: dict[str, Any], answer: int) -> None:
 
 
 if __name__ == "__main__":
-    main(carry_out)
+    serve(carry_out)

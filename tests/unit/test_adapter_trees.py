@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_platform.adapters.s3 import S3Login
-from mlflow_platform.adapters.trees import FileTree, S3Tree, tree
+from mlflow_platform.adapters.s3 import S3Login, S3Tree
+from mlflow_platform.adapters.trees import FileTree, tree
 from mlflow_platform.errors import BadInput, Fatal, PlatformError, Rejected, Transient
 
 
@@ -49,10 +49,14 @@ def test_objects_are_written_whole_or_not_at_all(folder: FileTree) -> None:
 
 def test_what_a_killed_writer_left_is_not_shown_and_goes(folder: FileTree, tmp_path: Path) -> None:
     put(folder, "a/b", b"1")
-    (tmp_path / "tree" / "a" / ".mlplatform-unfinished-1").write_bytes(b"half")
-    assert [s.key for s in folder.listed()] == ["a/b"]
+    with folder.writing("a/c") as out:
+        out.write(b"half")
+        (left,) = (p for p in tmp_path.rglob("*") if p.is_file() and p.name != "b")
+        (left.parent / "killed").write_bytes(b"half")
+        assert [s.key for s in folder.listed()] == ["a/b"]
+    assert [s.key for s in folder.listed()] == ["a/b", "a/c"]
     folder.clean()
-    assert os.listdir(tmp_path / "tree" / "a") == ["b"]  # noqa: PTH208 - names are what it is about
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["b", "c"]
 
 
 def test_a_changed_object_is_not_the_same(folder: FileTree) -> None:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import datetime
 import os
-import posixpath
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal, Stream
+from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal
+from mlflow_platform.adapters.trees import FileTree, Stat
 from mlflow_platform.errors import BadInput
-
-#: Folder for files that are being written; what a killed process left there may be deleted.
-_UNFINISHED = ".mlplatform-unfinished"
+from mlflow_platform.server.dump import Sink, Source
 
 
 class FileStore:
@@ -31,7 +28,8 @@ class FileStore:
                 f"{uri}: there is no such folder on this machine",
                 remedy="run this where the server's artifact volume is mounted, at the same path",
             )
-        self.uri = f"file://{self._root}"
+        self._tree = FileTree(uri)
+        self.uri = self._tree.uri
 
     def page(self, prefix: str, after: tuple[str, str] | None = None, limit: int = MOST_KEYS) -> Page:
         found: list[Found] = []
@@ -97,32 +95,11 @@ class FileStore:
         except FileNotFoundError:
             return None
 
-    def open(self, key: str) -> Stream | None:
-        try:
-            return self._inside(key).open("rb")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+    def reading(self, key: str, version: str = "") -> AbstractContextManager[tuple[Stat, Source]]:
+        return self._tree.reading(key, version)
 
-    def put(self, key: str, content: Stream, size: int) -> None:  # noqa: ARG002 - a file needs no parts
-        path, unfinished = self._inside(key), self._root / _UNFINISHED
-        unfinished.mkdir(exist_ok=True)
-        file = unfinished / uuid.uuid4().hex
-        try:
-            with file.open("xb") as new:
-                shutil.copyfileobj(content, new, 1024 * 1024)
-                new.flush()
-                os.fsync(new.fileno())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(path)
-        except BaseException:
-            file.unlink(missing_ok=True)
-            raise
-
-    def _inside(self, key: str) -> Path:
-        """The path of a key. Raises `BadInput` for one that leads out of the folder: S3 has such keys."""
-        if posixpath.normpath(key) != key or key.startswith(("/", "../")) or key == "..":
-            raise BadInput(f"the key {key!r} cannot be a file", remedy="use S3, where every key may be")
-        return self._root / key
+    def writing(self, key: str, size: int | None = None) -> AbstractContextManager[Sink]:
+        return self._tree.writing(key, size)
 
     def create(self, key: str, body: bytes) -> bool:
         try:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
+
+from mlflow_platform.adapters.trees import Stat
+from mlflow_platform.server.dump import Sink, Source
 
 #: Most keys of one DeleteObjects request, and of one page of a listing (S3 API reference).
 MOST_KEYS = 1000
@@ -38,15 +42,6 @@ class Refusal:
     until: datetime.datetime | None = None
 
 
-class Stream(Protocol):
-    """An object's content, read from front to back."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """As many bytes as asked for, fewer only at the end."""
-
-    def close(self) -> None: ...
-
-
 class ObjectStore(Protocol):
     """A tree of objects; keys are relative to its root."""
 
@@ -61,11 +56,11 @@ class ObjectStore(Protocol):
     def read(self, key: str) -> bytes | None:
         """An object's content; None where there is none."""
 
-    def open(self, key: str) -> Stream | None:
-        """An object's content as a stream, for what may be large; None where there is none."""
+    def reading(self, key: str, version: str = "") -> AbstractContextManager[tuple[Stat, Source]]:
+        """As a `Tree` does, for what may be large."""
 
-    def put(self, key: str, content: Stream, size: int) -> None:
-        """Write an object of about `size` bytes, whole or not at all: not when `content` raises, either."""
+    def writing(self, key: str, size: int | None = None) -> AbstractContextManager[Sink]:
+        """As a `Tree` does."""
 
     def create(self, key: str, body: bytes) -> bool:
         """Write an object unless it exists; whether this call wrote it."""

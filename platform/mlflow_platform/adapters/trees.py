@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import posixpath
 import secrets
@@ -12,18 +11,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
-from mlflow_platform.adapters.s3 import S3Login, connect
 from mlflow_platform.errors import BadInput, Fatal, Rejected
 from mlflow_platform.server.dump import Sink, Source
-from mlflow_platform.server.object_store import Folder, plainly
+
+if TYPE_CHECKING:
+    from mlflow_platform.adapters.s3 import S3Login
 
 #: Codes of `Rejected` for an object that is not there (any more) (S3 API reference, List of error codes).
 GONE = frozenset({"NoSuchKey", "NoSuchVersion", "404"})
-#: Files that are being written; a tree does not show them.
-_UNFINISHED = ".mlplatform-unfinished-"
+#: Folder of files that are being written; a tree does not show them.
+_UNFINISHED = ".mlplatform-unfinished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,9 @@ class Tree(Protocol):
     def reading(self, key: str, version: str = "") -> AbstractContextManager[tuple[Stat, Source]]:
         """An object as it is now, with its content; `Rejected` with a code of `GONE` where there is none."""
 
-    def writing(self, key: str) -> AbstractContextManager[Sink]:
-        """A new object: there when the block has ended, and not at all if it raises."""
+    def writing(self, key: str, size: int | None = None) -> AbstractContextManager[Sink]:
+        """A new object: there when the block has ended, and not at all if it raises. `size`: about how many
+        bytes it will have, where that is known."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; what is gone already is no error."""
@@ -64,71 +65,6 @@ class Tree(Protocol):
         """Forget what a killed writer left unfinished. Nobody else may be writing."""
 
     def close(self) -> None: ...
-
-
-class S3Tree:
-    """A bucket, or what is below a prefix of it."""
-
-    def __init__(self, uri: str, login: S3Login, *, workers: int = 8) -> None:
-        parts = urlsplit(uri)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise BadInput(
-                f"{uri!r} is no place in S3", remedy="write it as s3://bucket or s3://bucket/prefix"
-            )
-        prefix = parts.path.strip("/")
-        self.uri = uri.rstrip("/")
-        self._client = connect(login, workers)
-        self._folder = Folder(parts.netloc, f"{prefix}/" if prefix else "", self._client)
-        self._versioned: bool | None = None
-
-    def listed(self, prefix: str = "") -> Iterator[Stat]:
-        where = {"Bucket": self._folder.bucket, "Prefix": self._folder.prefix + prefix}
-        with plainly(self.uri):
-            versioned = self._has_versions()
-            method = "list_object_versions" if versioned else "list_objects_v2"
-            for page in self._client.get_paginator(method).paginate(**where):
-                for item in page.get("Versions" if versioned else "Contents", ()):
-                    if item.get("IsLatest", True) and not item["Key"].endswith("/"):
-                        yield self._stat(item["Key"], item["Size"], item)
-
-    def _stat(self, key: str, size: int, item: Any) -> Stat:
-        modified = item["LastModified"].astimezone(datetime.UTC).isoformat(timespec="seconds")
-        version = item.get("VersionId") or ""
-        # `null` is the version of what was written before the bucket had versions: it may be replaced.
-        version = "" if version == "null" else version
-        return Stat(key.removeprefix(self._folder.prefix), size, modified, item["ETag"], version)
-
-    def _has_versions(self) -> bool:
-        from botocore.exceptions import ClientError
-
-        if self._versioned is None:
-            try:
-                answer = self._client.get_bucket_versioning(Bucket=self._folder.bucket)
-                self._versioned = answer.get("Status") in ("Enabled", "Suspended")
-            except ClientError:  # not allowed, or not known to this store
-                self._versioned = False
-        return self._versioned
-
-    @contextlib.contextmanager
-    def reading(self, key: str, version: str = "") -> Iterator[tuple[Stat, Source]]:
-        whole = self._folder.prefix + key
-        where = {"Bucket": self._folder.bucket, "Key": whole}
-        with plainly(f"{self.uri}/{key}"):
-            answer = self._client.get_object(**where, **({"VersionId": version} if version else {}))
-            with contextlib.closing(answer["Body"]) as body:
-                yield self._stat(whole, answer["ContentLength"], answer), body
-
-    def writing(self, key: str) -> AbstractContextManager[Sink]:
-        return self._folder.writing(key)
-
-    def delete(self, keys: Iterable[str]) -> None:
-        self._folder.delete(keys)
-
-    def clean(self) -> None:
-        self._folder.abort_uploads()
-
-    def close(self) -> None:
-        self._client.close()
 
 
 class FileTree:
@@ -152,11 +88,11 @@ class FileTree:
     def listed(self, prefix: str = "") -> Iterator[Stat]:
         top = prefix.rpartition("/")[0]
         for folder, inside, names in os.walk(self._root / top, onerror=_refuse):
-            inside.sort()
+            inside[:] = sorted(name for name in inside if name != _UNFINISHED)
             for name in sorted(names):
                 path = Path(folder) / name
                 key = str(path.relative_to(self._root))
-                if name.startswith(_UNFINISHED) or not key.startswith(prefix):
+                if not key.startswith(prefix):
                     continue
                 try:
                     about = path.lstat()
@@ -180,11 +116,13 @@ class FileTree:
             raise Fatal(f"{path}: {error.strerror}", remedy="check the disk and its rights") from error
 
     @contextlib.contextmanager
-    def writing(self, key: str) -> Iterator[Sink]:
+    def writing(self, key: str, size: int | None = None) -> Iterator[Sink]:  # noqa: ARG002 - a file needs no parts
         path = self._path(key)
-        unfinished = path.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}")
+        # Not beside it: what a killed writer leaves must not pass for one of a run's artifacts.
+        unfinished = self._root / _UNFINISHED / secrets.token_hex(8)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            unfinished.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with unfinished.open("xb") as file:
                     yield file
@@ -213,7 +151,7 @@ class FileTree:
                 folder = folder.parent
 
     def clean(self) -> None:
-        for path in self._root.rglob(f"{_UNFINISHED}*"):
+        for path in self._root.glob(f"{_UNFINISHED}/*"):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -247,4 +185,6 @@ def _file(key: str, about: os.stat_result) -> Stat:
 
 def tree(uri: str, login: S3Login, *, create: bool = False) -> Tree:
     """The tree at `s3://BUCKET/PREFIX`, `file:///FOLDER` or `/FOLDER`."""
+    from mlflow_platform.adapters.s3 import S3Tree
+
     return S3Tree(uri, login) if uri.startswith("s3://") else FileTree(uri, create=create)

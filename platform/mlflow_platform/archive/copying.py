@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from mlflow_platform.adapters.object_store import ObjectStore, Stream
+from mlflow_platform.adapters.object_store import ObjectStore
 from mlflow_platform.adapters.transfers import repeated
+from mlflow_platform.adapters.trees import GONE
 from mlflow_platform.archive.manifest import REMEDY, Corrupted, File, Manifest
+from mlflow_platform.errors import Rejected
+from mlflow_platform.server.dump import Sink, Source
 
-#: Objects under way at once; each needs a part of an upload in memory, some times over (adapters/s3.py).
+#: Objects under way at once; each needs a part of an upload in memory twice (server/object_store.py).
 WORKERS = 4
 _CHUNK = 1024 * 1024
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 class Digest:
     """A stream that counts and hashes what is read. At its end it raises `Corrupted` where that is not what
     was `expected` (bytes, sha256 in hexadecimal digits), so that no wrong object is ever finished."""
 
-    def __init__(self, content: Stream, name: str = "", expected: tuple[int, str] | None = None) -> None:
+    def __init__(self, content: Source, name: str = "", expected: tuple[int, str] | None = None) -> None:
         self._content, self._name, self._expected = content, name, expected
         self._hash = hashlib.sha256()
         self.bytes = 0
@@ -49,9 +50,6 @@ class Digest:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
-    def close(self) -> None:
-        self._content.close()
-
 
 def copy(
     source: ObjectStore,
@@ -64,32 +62,46 @@ def copy(
     """Copy an object; its bytes and sha256, or None where there is none. With `expected`, raises `Corrupted`
     and writes nothing where it is another."""
 
-    def once() -> tuple[int, str] | None:
-        content = source.open(key)
-        if content is None:
-            return None
-        with closing(content):
-            digest = Digest(content, f"{source.uri}/{key}", expected)
-            target.put(to, digest, size)
-            return digest.bytes, digest.sha256
+    def write(content: Source) -> tuple[int, str]:
+        digest = Digest(content, f"{source.uri}/{key}", expected)
+        with target.writing(to, size) as out:
+            _pour(digest, out)
+        return digest.bytes, digest.sha256
 
-    return repeated(once)
+    return _read(source, key, write)
 
 
 def digest_of(store: ObjectStore, key: str) -> tuple[int, str] | None:
     """Bytes and sha256 of an object; None where there is none."""
 
-    def once() -> tuple[int, str] | None:
-        content = store.open(key)
-        if content is None:
-            return None
-        with closing(content):
-            digest = Digest(content)
-            while digest.read(_CHUNK):
-                pass
-            return digest.bytes, digest.sha256
+    def read(content: Source) -> tuple[int, str]:
+        digest = Digest(content)
+        while digest.read(_CHUNK):
+            pass
+        return digest.bytes, digest.sha256
+
+    return _read(store, key, read)
+
+
+def _read(store: ObjectStore, key: str, use: Callable[[Source], T]) -> T | None:
+    """What `use` makes of an object's content; None where there is none. `Rejected` with the code `Changed`
+    where a file was written to meanwhile."""
+
+    def once() -> T | None:
+        try:
+            with store.reading(key) as (_, content):
+                return use(content)
+        except Rejected as error:
+            if error.code in GONE:
+                return None
+            raise
 
     return repeated(once)
+
+
+def _pour(content: Digest, out: Sink) -> None:
+    while block := content.read(_CHUNK):
+        out.write(block)
 
 
 def send(store: ObjectStore, path: Path, to: str) -> tuple[int, str]:
@@ -98,7 +110,8 @@ def send(store: ObjectStore, path: Path, to: str) -> tuple[int, str]:
     def once() -> tuple[int, str]:
         with path.open("rb") as file:
             digest = Digest(file)
-            store.put(to, digest, path.stat().st_size)
+            with store.writing(to, path.stat().st_size) as out:
+                _pour(digest, out)
             return digest.bytes, digest.sha256
 
     return repeated(once)
@@ -111,14 +124,11 @@ def fetched(store: ObjectStore, manifest: Manifest, file: File) -> Iterator[Path
     with tempfile.TemporaryDirectory(prefix="mlplatform-archive-") as folder:
         path = Path(folder) / "file.parquet"
 
-        def once() -> None:
-            content = store.open(key)
-            if content is None:
-                raise Corrupted(f"{store.uri}/{key} is missing", remedy=REMEDY)
-            with closing(content), path.open("wb") as local:
-                shutil.copyfileobj(
-                    Digest(content, f"{store.uri}/{key}", (file.bytes, file.sha256)), local, _CHUNK
-                )
+        def save(content: Source) -> bool:
+            with path.open("wb") as local:
+                _pour(Digest(content, f"{store.uri}/{key}", (file.bytes, file.sha256)), local)
+            return True
 
-        repeated(once)
+        if _read(store, key, save) is None:
+            raise Corrupted(f"{store.uri}/{key} is missing", remedy=REMEDY)
         yield path

@@ -19,7 +19,7 @@ from mlflow_platform.archive.manifest import OBJECTS, File, Manifest
 from mlflow_platform.archive.parquet import TableFiles
 from mlflow_platform.archive.places import Listings, Whose
 from mlflow_platform.archive.verify import verify
-from mlflow_platform.errors import BadInput, Fatal
+from mlflow_platform.errors import BadInput, Fatal, Rejected
 from mlflow_platform.retention import journal
 from mlflow_platform.retention.roots import Roots
 
@@ -38,10 +38,12 @@ class Choice:
     runs: Sequence[str] = ()
     models: Sequence[str] = ()
     traces: Sequence[str] = ()
+    versions: Sequence[str] = ()
+    """WORKSPACE/MODEL/NUMBER."""
     experiments: Sequence[int] = ()
     """Their own rows, with all their datasets."""
     inside: bool = False
-    """Also all that is in `experiments`, and the traces of `runs`."""
+    """Also all that is in `experiments`, the traces of `runs`, and the model versions of all of these."""
 
     @classmethod
     def of_kind(cls, kind: str, ids: Sequence[str]) -> Choice:
@@ -50,6 +52,7 @@ class Choice:
             "run": lambda: cls(runs=ids),
             "logged model": lambda: cls(models=ids),
             "trace": lambda: cls(traces=ids),
+            "version": lambda: cls(versions=ids),
             "experiment": lambda: cls(experiments=[int(i) for i in ids]),
         }[kind]()
 
@@ -63,6 +66,7 @@ class Choice:
             "runs": list(self.runs),
             "models": list(self.models),
             "traces": list(self.traces),
+            "versions": list(self.versions),
             "experiments": list(self.experiments),
             "inside": self.inside,
         }
@@ -92,6 +96,15 @@ _CHOICE = (
         " union select e.source_id from public.entity_associations e join pg_temp.archive_run a"
         " on e.destination_id = a.id join public.trace_info i on i.request_id = e.source_id"
         " where %(inside)s and e.source_type = 'trace' and e.destination_type = 'run'"
+    ),
+    # Whichever holds the id of a run or logged model (retention/protections.py says why).
+    (
+        "insert into pg_temp.archive_version select unnest(%(versions)s::text[])"
+        f" union select {tables.VERSION} from public.model_versions t cross join lateral regexp_matches("
+        "  concat_ws(' ', t.run_id, t.source, t.storage_location), '[0-9a-f]{32}', 'g') as i(found)"
+        " where %(inside)s and t.current_stage is distinct from 'Deleted_Internal'"
+        " and (i.found[1] in (select id from pg_temp.archive_run)"
+        "  or 'm-' || i.found[1] in (select id from pg_temp.archive_model))"
     ),
     "insert into pg_temp.archive_experiment select unnest(%(experiments)s::text[]), true",
 )
@@ -303,7 +316,7 @@ class _Maker:
                 rows = []
                 for thing, row in parallel(self._copy, listing(), WORKERS):
                     if row is None:
-                        made.missing[thing] = "an object went away while it was archived"
+                        made.missing[thing] = "an object changed or went away while it was archived"
                         continue
                     count, size = count + 1, size + row[5]
                     rows.append(row)
@@ -325,7 +338,12 @@ class _Maker:
     ) -> tuple[tuple[str, str], tuple[Any, ...] | None]:
         source, whose, path, one = item
         file = places.file_of(whose, path)
-        done = copy(source, one.key, self.store, f"archives/{self.id}/{file}", one.size)
+        try:
+            done = copy(source, one.key, self.store, f"archives/{self.id}/{file}", one.size)
+        except Rejected as error:
+            if error.code != "Changed":
+                raise
+            done = None
         return whose.thing, done and (whose.kind, whose.id, whose.uri, path, file, *done)
 
     def _sender(self, table: str) -> Callable[[Path, int, int], None]:

@@ -156,6 +156,12 @@ def _move(connection: psycopg.Connection[Any]) -> None:
             " end and u.id = t.request_id"
         ),
         *(
+            f"update pg_temp.in_model_versions t"
+            f" set {column} = u.uri || substr(t.{column}, length(u.old) + 1)"
+            f"{moved} (t.{column} = u.old or starts_with(t.{column}, u.old || '/'))"
+            for column in ("source", "storage_location")
+        ),
+        *(
             f"update pg_temp.in_{table} t set experiment_id = h.new from pg_temp.in_home h"
             " where h.old = t.experiment_id and h.old <> h.new"
             for table in _OF_EXPERIMENT

@@ -10,7 +10,6 @@ Below a destination:
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,7 +99,8 @@ def key(archive: str) -> str:
 def write(store: ObjectStore, manifest: Manifest) -> None:
     """Make an archive whole."""
     body = json.dumps(manifest.as_json(), indent=1, ensure_ascii=False).encode()
-    store.put(key(manifest.id), io.BytesIO(body), len(body))
+    with store.writing(key(manifest.id), len(body)) as out:
+        out.write(body)
 
 
 def read(store: ObjectStore, archive: str) -> Manifest:

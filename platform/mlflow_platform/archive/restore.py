@@ -40,11 +40,12 @@ class Restored:
     rows: Counter[str] = field(default_factory=Counter)
     """Rows inserted, by table."""
     things: Counter[str] = field(default_factory=Counter)
-    """Runs, models and traces that came back, by kind."""
+    """Runs, models, traces and model versions that came back, by kind."""
     there: Counter[str] = field(default_factory=Counter)
     """Those that were there already, exactly as archived, by kind."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """Rows of other things that are gone, by table: assessments of a run's on a trace, for example."""
+    """Rows of other things that are gone, by table: assessments of a run's on a trace, for example; and model
+    versions whose number here is another's."""
     objects: int = 0
     bytes: int = 0
     objects_there: int = 0
@@ -162,6 +163,13 @@ def _choose(
         ),
         "insert into pg_temp.archive_trace select request_id from pg_temp.in_trace_info where %(every)s",
         (
+            f"insert into pg_temp.archive_version select {tables.VERSION} from pg_temp.in_model_versions t"
+            " where %(every)s or exists (select from regexp_matches("
+            "  concat_ws(' ', t.run_id, t.source, t.storage_location), '[0-9a-f]{32}', 'g') as i(found)"
+            "  where i.found[1] = any(%(runs)s)"
+            "   or 'm-' || i.found[1] in (select id from pg_temp.archive_model))"
+        ),
+        (
             "insert into pg_temp.archive_experiment select experiment_id::text, %(every)s"
             " from pg_temp.in_experiments"
             " where %(every)s or experiment_id in (select experiment_id from pg_temp.in_runs"
@@ -220,7 +228,16 @@ def _compare(connection: psycopg.Connection[Any], known: dict[str, dict[str, str
     # Rows that two things share are looked at one by one: they go with either, and come back with either.
     archived = tables.fingerprints(connection, known, LOADED, shared=False)
     here = tables.fingerprints(connection, known, PUBLIC, shared=False)
-    other = sorted(" ".join(thing) for thing in present if archived[thing] != here[thing])
+    differing = {thing for thing in present if archived[thing] != here[thing]}
+    # A version lives on in the registry while its run is away: what it is now is not overwritten.
+    newer = [own for kind, own in differing if kind == "version"]
+    for table in ("model_version_tags", "model_versions"):
+        found.left_out[table] += connection.execute(
+            f"delete from pg_temp.in_{table} t where {tables.VERSION} = any(%s)", (newer,)
+        ).rowcount
+    connection.execute("delete from pg_temp.archive_version where id = any(%s)", (newer,))
+    present -= {("version", own) for own in newer}
+    other = sorted(" ".join(thing) for thing in differing & present)
     other += [name for table, key in _CLASHING.items() for name in _clashes(connection, table, key, known)]
     if other:
         names = ", ".join(other[:_MOST])
@@ -238,6 +255,8 @@ _PRESENT = {
     " join pg_temp.archive_model a on a.id = m.model_id",
     "trace": "select t.request_id from public.trace_info t"
     " join pg_temp.archive_trace a on a.id = t.request_id",
+    "version": "select a.id from public.model_versions t"
+    f" join pg_temp.archive_version a on a.id = {tables.VERSION}",
 }
 
 
@@ -315,13 +334,16 @@ def _drop_parentless(connection: psycopg.Connection[Any], found: Restored) -> No
     for table in TABLES:
         for column, parent, key in table.parents:
             schemas = [PUBLIC, LOADED] if parent in loaded else [PUBLIC]
+            pairs = zip(column.split(","), key.split(","), strict=True)
+            same = " and ".join(f"p.{theirs} = t.{ours}" for ours, theirs in pairs)
             absent = " and ".join(
-                f"not exists (select from {schema}{parent} p where p.{key} = t.{column})"
-                for schema in schemas
+                f"not exists (select from {schema}{parent} p where {same})" for schema in schemas
             )
             found.left_out[table.name] += connection.execute(
                 f"delete from pg_temp.in_{table.name} t where {absent}"
             ).rowcount
+    alone = f"not exists (select from pg_temp.in_model_versions t where {tables.VERSION} = a.id)"
+    connection.execute(f"delete from pg_temp.archive_version a where {alone}")
 
 
 def _insert(connection: psycopg.Connection[Any], known: dict[str, dict[str, str]], found: Restored) -> None:
@@ -334,16 +356,16 @@ def _insert(connection: psycopg.Connection[Any], known: dict[str, dict[str, str]
             f"insert into public.{table.name} ({names}) select {names} from pg_temp.in_{table.name}"
             " on conflict do nothing"
         ).rowcount
-    for kind in ("run", "model", "trace"):
+    for kind in ("run", "model", "trace", "version"):
         row = connection.execute(f"select count(*) from pg_temp.archive_{kind}").fetchone()
         found.things[kind] = (row[0] if row else 0) - found.there[kind]
-    for kind in ("run", "logged model", "trace"):
+    for kind in ("run", "logged model", "trace", "version"):
         connection.execute(
             "update mlplatform.purged p set state = 'done', problem = 'restored from an archive'"
             f" from pg_temp.archive_{tables.KINDS[kind]} a where p.kind = %s and p.id = a.id",
             (kind,),
         )
-    for kind in ("run", "logged model"):
+    for kind in ("run", "logged model", "version"):
         connection.execute(
             "insert into mlplatform.quarantine (kind, id, policy, rule, kept)"
             f" select %s, id, 'archive', 'restored', true from pg_temp.archive_{tables.KINDS[kind]}"

@@ -2,7 +2,7 @@
 
 One description serves MLflow's own tables and the temporary ones that a restore loads an archive into: the
 statements name tables by a prefix, `public.` or `pg_temp.in_`. Ids are in the temporary tables `archive_run`,
-`archive_model`, `archive_trace` and `archive_experiment`, one column `id`.
+`archive_model`, `archive_trace`, `archive_version` and `archive_experiment`, one column `id`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 PUBLIC, LOADED = "public.", "pg_temp.in_"
 #: What can be chosen, as retention calls it -> the name in temporary tables, files and folders.
-KINDS = {"run": "run", "logged model": "model", "trace": "trace", "experiment": "experiment"}
+KINDS = {
+    "run": "run",
+    "logged model": "model",
+    "trace": "trace",
+    "version": "version",
+    "experiment": "experiment",
+}
+#: A model version's id, of the table `t`.
+VERSION = "t.workspace || '/' || t.name || '/' || t.version"
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of MLflow's. `parents`: (column, table, column) without which a row cannot be restored."""
+    """A table of MLflow's. `parents`: (columns, table, columns) without which a row cannot be restored;
+    several columns have commas between them."""
 
     name: str
     parts: tuple[Part, ...]
@@ -71,6 +80,9 @@ def _input_parts(source: str = "", t: str = "t") -> tuple[Part, ...]:
 _OF_RUN, _OF_TRACE = ("run_uuid", "runs", "run_uuid"), ("trace_id", "trace_info", "request_id")
 _OF_REQUEST = ("request_id", "trace_info", "request_id")
 _OF_MODEL = ("model_id", "logged_models", "model_id")
+#: Nothing is scanned where no version is chosen.
+_OF_VERSION = (Part("version", VERSION, "exists (select from pg_temp.archive_version)"),)
+_NUMBER = "workspace,name,version"
 
 #: In the order in which they are locked and restored: parents before children.
 TABLES = (
@@ -128,6 +140,8 @@ TABLES = (
     ),
     Table("review_queue_items", _plain("trace", "item_id"), (("queue_id", "review_queues", "queue_id"),)),
     Table("entity_associations", (*_links("run"), *_links("model"), *_links("trace")), locked="table"),
+    Table("model_versions", _OF_VERSION, (("workspace,name", "registered_models", "workspace,name"),)),
+    Table("model_version_tags", _OF_VERSION, ((_NUMBER, "model_versions", _NUMBER),)),
 )
 
 #: Tables of which a row may belong to two things, with their primary keys.

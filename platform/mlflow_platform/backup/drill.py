@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow_platform.adapters.postgres import Database, translated
-from mlflow_platform.adapters.trees import S3Tree, Stat, Tree
+from mlflow_platform.adapters.s3 import S3Tree
+from mlflow_platform.adapters.trees import Stat, Tree
 from mlflow_platform.backup import loading, manifest
 from mlflow_platform.backup.index import entries, known
 from mlflow_platform.backup.loading import Part

@@ -253,12 +253,13 @@ _NAMES = {
     "runs": "runs",
     "logged_models": "logged models",
     "trace_info": "traces",
+    "model_versions": "model versions",
     "metrics": "metric values",
 }
 
 
 def _print(one: Restored) -> None:
-    kinds = {"run": "runs", "model": "logged models", "trace": "traces"}
+    kinds = {"run": "runs", "model": "logged models", "trace": "traces", "version": "model versions"}
     came = ", ".join(f"{one.things[kind]:,} {name}" for kind, name in kinds.items())
     there = ", ".join(f"{one.there[kind]:,} {name}" for kind, name in kinds.items() if one.there[kind])
     click.echo(
@@ -268,4 +269,6 @@ def _print(one: Restored) -> None:
     )
     for table, count in one.left_out.items():
         if count:
-            output.note(f"{count:,} rows of {table} were left out: what they belong to is gone")
+            output.note(
+                f"{count:,} rows of {table} were left out: what they belong to is gone, or newer here"
+            )

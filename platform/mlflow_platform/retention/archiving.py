@@ -10,12 +10,12 @@ from mlflow_platform.model.retention_policy import RetentionPolicy
 if TYPE_CHECKING:
     import psycopg
 
-#: What a policy with `archive` archives. Deleting a model version deletes no objects.
-ARCHIVED = ("run", "logged model", "trace", "experiment")
+#: What a policy with `archive` archives.
+ARCHIVED = ("run", "logged model", "trace", "version", "experiment")
 
 
 class Archiver(Protocol):
-    """Archives of the policies that ask for them. Kinds are `run`, `logged model`, `trace`, `experiment`."""
+    """Archives of the policies that ask for them. Kinds are those of `ARCHIVED`."""
 
     def ensure(self, policy: RetentionPolicy, kind: str, ids: Sequence[str]) -> str | None:
         """See that each of these that can be is in a whole and verified archive as it is now; what was done,

@@ -17,7 +17,8 @@ from itertools import groupby
 from mlflow_platform.adapters.object_store import MOST_KEYS, Found, ObjectStore, Refusal
 
 #: DeleteObjects requests under way at once. More did not make one SeaweedFS faster, and are more to lose.
-WORKERS = 4
+#: And requests that are ready meanwhile, so that none waits for a listing.
+WORKERS, _READY = 4, 2
 #: Keys of the smallest page: what one small run has.
 _FEWEST_KEYS = 50
 
@@ -114,8 +115,11 @@ def empty(
     def send(pool: ThreadPoolExecutor) -> Iterator[Emptied]:
         objects = list(batch)
         batch.clear()
-        yield from settled(1 if pause() else WORKERS)
+        slow = pause()
+        yield from settled(1 if slow else WORKERS + _READY)
         running[pool.submit(_delete, store, objects)] = None
+        if slow:  # nor is anything listed meanwhile
+            yield from settled(1)
 
     def settled(least: int) -> Iterator[Emptied]:
         """Wait until fewer than `least` requests are under way; prefixes that are done by that."""

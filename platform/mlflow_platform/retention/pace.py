@@ -6,19 +6,22 @@ from __future__ import annotations
 import datetime
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
-from mlflow_platform.errors import BadInput
+from mlflow_platform.errors import BadInput, Transient
 from mlflow_platform.model.retention_policy import RetentionPolicy
 from mlflow_platform.retention import rules
 
-#: Answers that make up one p99, and seconds between two questions.
-_SAMPLES, _EVERY = 100, 0.02
-_SHORTEST, _LONGEST = 0.02, 5.0
+#: Answers from which the p99 of before is taken: so few rather say too little. Seconds between two questions
+#: at least, and the share of a server's time that they may take.
+_SAMPLES, _EVERY, _SHARE = 15, 0.05, 0.03
+#: Seconds of a pause: to begin with, the shortest that there is, the longest.
+_FIRST, _SHORTEST, _LONGEST = 0.1, 0.01, 5.0
+#: What an answer in time makes of a pause, so that 99 of them make up for a slow one.
+_RECOVERY = 0.5 ** (1 / 99)
 
 
 class Closed(Exception):
@@ -52,26 +55,33 @@ def paced(
 
 
 class Pace:
-    """Asks the server something light all the time; `wait` sleeps while its p99 is on the way to `factor`
-    times what it was before anything was deleted, above half of the way: who begins at the limit stays there.
+    """Asks the server something light now and then; `wait` sleeps, so that no more than one answer in a
+    hundred takes longer than half-way to `factor` times the p99 of before: who aims at the limit passes it.
 
-    `ask` sends one request and raises where it fails: a failure counts as an answer after `_LONGEST` seconds.
+    It begins carefully, and every slow answer doubles the pause: most of the harm would be done by the time
+    that a hundred answers had made up a p99. Every other answer makes it shorter by so little that they are
+    in balance at one slow one in a hundred.
+
+    `ask` sends one request and raises where it fails: a failure counts as a slow answer.
     """
 
     def __init__(self, ask: Callable[[], None], factor: int) -> None:
         self._ask = ask
         self._factor = factor
-        self._answers: deque[float] = deque(maxlen=_SAMPLES)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._measure, daemon=True, name="pace")
-        self._pause = 0.0
+        self.pause = _FIRST
+        """Seconds that `wait` sleeps."""
         self.allowed = 0.0
-        """Seconds: the p99 above which deleting waits."""
+        """Seconds: an answer that takes longer is a slow one."""
 
     def __enter__(self) -> Self:
-        for _ in range(_SAMPLES):
-            self._answers.append(self._time())
-        self.allowed = (1 + self._factor) / 2 * self.p99()
+        answers = sorted(took for took in (self._time() for _ in range(_SAMPLES)) if took is not None)
+        if not answers:
+            raise Transient(
+                "the tracking server does not answer, whose p99 is to be kept", remedy="run it again later"
+            )
+        self.allowed = (1 + self._factor) / 2 * answers[int(0.99 * (len(answers) - 1))]
         self._thread.start()
         return self
 
@@ -81,28 +91,33 @@ class Pace:
         self._stopped.set()
         self._thread.join()
 
-    def p99(self) -> float:
-        """Seconds in which 99 of the last 100 answers came."""
-        answers = sorted(self._answers)
-        return answers[int(0.99 * (len(answers) - 1))]
-
     def wait(self) -> bool:
-        """Sleep as long as the server needs: more while it is slow, less when it has recovered; whether it is
-        slow."""
-        slow = self.p99() > self.allowed
-        self._pause = min(_LONGEST, max(_SHORTEST, 2 * self._pause)) if slow else self._pause * 0.7
-        if self._pause >= _SHORTEST:
-            time.sleep(self._pause)
+        """Sleep as long as the server needs; whether it needs it."""
+        slow = self.pause >= _SHORTEST
+        if slow:
+            self._stopped.wait(self.pause)
         return slow
 
-    def _measure(self) -> None:
-        while not self._stopped.wait(_EVERY):
-            self._answers.append(self._time())
+    def heed(self, took: float | None) -> None:
+        """Make the pause longer or shorter by one answer; None: it failed."""
+        if took is None or took > self.allowed:
+            self.pause = min(_LONGEST, max(_SHORTEST, 2 * self.pause))
+        else:
+            self.pause *= _RECOVERY
 
-    def _time(self) -> float:
+    def _measure(self) -> None:
+        while not self._stopped.is_set():
+            self.heed(self._time())
+
+    def _time(self) -> float | None:
+        """Seconds of one answer, None where it fails; sleeps afterwards, so that asking takes no more than
+        `_SHARE` of a server's time: others' requests would wait for ours."""
         start = time.perf_counter()
         try:
             self._ask()
         except Exception:  # noqa: BLE001 - whatever it is, the server does not answer
-            return _LONGEST
-        return time.perf_counter() - start
+            self._stopped.wait(_EVERY)
+            return None
+        took = time.perf_counter() - start
+        self._stopped.wait(max(_EVERY, took / _SHARE))
+        return took

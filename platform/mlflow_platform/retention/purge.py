@@ -250,6 +250,7 @@ class Purger(Transaction):
         )
         left = [i for i in items if i.id in free]
         batch.kept["behind an alias, in a stage, pinned, or the newest"] += len(items) - len(left)
+        left = self._archived("version", left, batch)
         ids = [i.id for i in left]
         name = self.policy.metadata.name
         journal.write(self.connection, name, [Entry("version", i, "", None, None, None) for i in ids])

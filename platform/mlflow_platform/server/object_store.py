@@ -15,8 +15,11 @@ from typing import Any, Protocol
 
 from mlflow_platform.errors import BadInput, Rejected, Transient
 
-#: Size of a part of a large object, in bytes: 10,000 parts, S3's limit, make 312 GiB.
+#: Size of a part of a large object whose size is not known, in bytes: 10,000 parts, S3's limit, make 312 GiB.
 PART = 32 * 1024 * 1024
+#: The smallest part where the size is known, and in how many parts that goes at most. A part is in memory
+#: twice while it is sent.
+SMALLEST_PART, _PARTS = 8 * 1024 * 1024, 5000
 #: Keys a DeleteObjects request may name (S3's limit).
 BATCH = 1000
 _URI = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)(?:/(.*))?")
@@ -57,9 +60,11 @@ class Folder:
                     yield found["Key"].removeprefix(self.prefix)
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Upload]:
-        """A new object: there when the block has ended, and not at all if the block raises."""
-        upload = Upload(self.client, self.bucket, self.prefix + name)
+    def writing(self, name: str, size: int | None = None) -> Iterator[Upload]:
+        """A new object: there when the block has ended, and not at all if the block raises. `size`: about how
+        many bytes it will have."""
+        part = PART if size is None else max(SMALLEST_PART, size // _PARTS)
+        upload = Upload(self.client, self.bucket, self.prefix + name, part)
         try:
             yield upload
             upload.finish()
@@ -100,15 +105,16 @@ class Upload:
     client: Any
     bucket: str
     key: str
+    part: int = PART
     _pending: bytearray = field(default_factory=bytearray)
     _etags: list[str] = field(default_factory=list)
     _id: str = ""
 
     def write(self, data: bytes) -> int:
         self._pending += data
-        while len(self._pending) >= PART:
-            self._send(bytes(self._pending[:PART]))
-            del self._pending[:PART]
+        while len(self._pending) >= self.part:
+            self._send(bytes(self._pending[: self.part]))
+            del self._pending[: self.part]
         return len(data)
 
     def finish(self) -> None:
