@@ -46,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[], bool]] = {
     "scale": lambda: with_stack(scale.main),
     "throughput": lambda: with_stack(lambda _, scratch: throughput.main(Stack(scratch / "stack"), scratch)),
     "logging": lambda: with_stack(logging.main),
+    "drain": lambda: with_stack(logging.drain),
     "programs": lambda: with_stack(programs.main),
     "retention": lambda: with_stack(retention.main),
     "backup": lambda: with_stack(backup.main),

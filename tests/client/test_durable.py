@@ -103,6 +103,24 @@ def test_a_program_without_a_server_never_raises_and_sync_delivers_later(
     check_everything(plain, logged)
 
 
+def test_an_experiment_that_no_answer_told_of_is_used_and_not_made_again(
+    proxied: tuple[Logging, Proxy], plain: Any
+) -> None:
+    """MLflow creates what it was not told of; the server, back by then, says that it exists."""
+    logging, proxy = proxied
+    name = logging.environment["EXPERIMENT"]
+    experiment = plain.create_experiment(name)
+    program = "with mlflow.start_run() as run: print(run.info.experiment_id)"
+    proxy.on("experiments/get-by-name", answer(503))
+    assert logging.run(program, MLFLOW_EXPERIMENT_NAME=name) == experiment
+    assert proxy.count("experiments/create") == 1
+    # A create that was not asked about before fails as MLflow's own does.
+    refused = logging.start(f"client.create_experiment({name!r})")
+    assert "RESOURCE_ALREADY_EXISTS" in refused.communicate(timeout=120)[1]
+    assert logging.sync().returncode == 0
+    assert len(plain.search_runs([experiment])) == 1
+
+
 def test_every_kind_of_fault_in_between_and_everything_arrives_once(
     proxied: tuple[Logging, Proxy], plain: Any
 ) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mlflow_platform.client.batches import Batch
+from mlflow_platform.client.batches import PARENT_TAG, Batch
 from mlflow_platform.client.faults import understand
 from mlflow_platform.client.ids import ID_TAG, Ids, is_placeholder
 from mlflow_platform.client.spool import Record, Spool, append_line
@@ -24,7 +24,7 @@ from mlflow_platform.errors import Rejected, Transient
 
 #: The tag of a run that counts its records in quarantine.
 REJECTED_TAG = "mlplatform.rejected"
-_PARENT_TAG = "mlflow.parentRunId"  # mlflow/utils/mlflow_tags.py
+_LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 _SOURCE_RUN = "mlflow.sourceRun"  # mlflow/tracing/constant.py, TraceMetadataKey.SOURCE_RUN
 
 
@@ -98,7 +98,7 @@ class Delivery:
             return found[0].info.run_id if found else None
 
         def create() -> str:
-            tags = [RunTag(k, self.ids.real(v) if k == _PARENT_TAG else v) for k, v in r["tags"]]
+            tags = [RunTag(k, self.ids.real(v) if k == PARENT_TAG else v) for k, v in r["tags"]]
             made = self._store.create_run(
                 experiment, r["user"], r["start"], [*tags, RunTag(ID_TAG, run)], r["name"]
             )
@@ -128,26 +128,42 @@ class Delivery:
             self._log_part(run, part)
 
     def _log_part(self, run: str, batch: Batch) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        real = self.ids.real
         try:
             with self._understood():
-                self._store.log_batch(
-                    real(run),
-                    [
-                        Metric(*m[:4], *((real(m[4]) if m[4] else None, m[5], m[6]) if len(m) > 4 else ()))
-                        for m in batch.metrics
-                    ],
-                    [Param(*p) for p in batch.params.values()],
-                    [RunTag(k, real(v) if k == _PARENT_TAG else v) for k, v in batch.tags.values()],
-                )
+                (self._post_batch if self.remote else self._store_batch)(self.ids.real(run), batch)
         except Rejected as error:
             if len(batch) == 1 or error.code == "RESOURCE_DOES_NOT_EXIST" or "'active'" in str(error):
                 self.put_away(batch.record(run), error)
                 return
             for half in batch.halves():
                 self._log_part(run, half)
+
+    def _post_batch(self, run: str, batch: Batch) -> None:
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+        self._store._validate_workspace_support_if_specified()
+        answer = http_request(
+            self._store.get_host_creds(),
+            _LOG_BATCH,
+            "POST",
+            extra_headers={"Content-Type": "application/json"},
+            data=batch.request(run, self.ids.real),
+        )
+        verify_rest_response(answer, _LOG_BATCH)
+
+    def _store_batch(self, run: str, batch: Batch) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        real = self.ids.real
+        self._store.log_batch(
+            run,
+            [
+                Metric(*m[:4], *((real(m[4]) if m[4] else None, m[5], m[6]) if len(m) > 4 else ()))
+                for m in batch.metrics
+            ],
+            [Param(*p) for p in batch.params.values()],
+            [RunTag(k, real(v) if k == PARENT_TAG else v) for k, v in batch.tags.values()],
+        )
 
     def _delete_tag(self, r: Record) -> None:
         try:

@@ -45,7 +45,7 @@ def understand(error: Exception, *, remote: bool) -> Rejected | Transient:
     if isinstance(error, Rejected | Transient):
         return error
     text = _first_line(error)
-    if isinstance(error, KeyError | TypeError | ValueError | AttributeError):
+    if isinstance(error, KeyError | TypeError | ValueError | AttributeError | OverflowError):
         return Rejected(f"{type(error).__name__}: {text}")
     if not isinstance(error, MlflowException):
         status = getattr(getattr(error, "response", None), "status_code", None)

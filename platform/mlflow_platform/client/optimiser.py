@@ -51,6 +51,8 @@ class AsyncMLflowTracker:
         self, target_type: str, target_id: str, *, tags: Mapping[str, Any] | None = None
     ) -> AsyncRun:
         """The run of one optimisation, as an asynchronous context manager; logs `duration_seconds`."""
+        if self.tracker._idle:
+            return AsyncRun(self.tracker, NO_RUN)
         fields = {"type": target_type, "id": target_id, **self._about}
         name = self._guard.call("name of a run", lambda: run_name(self.name_pattern, fields))
         about = {"target_type": target_type, "target_id": target_id, **self._about, **(tags or {})}
@@ -58,19 +60,19 @@ class AsyncMLflowTracker:
 
     async def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; those that are None are left out."""
-        await asyncio.to_thread(self.tracker.log_params, params)
+        await self._aside(self.tracker.log_params, params)
 
     async def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
         """Log numbers of now, at a step if one is given."""
-        await asyncio.to_thread(self.tracker.log_metrics, metrics, step)
+        await self._aside(self.tracker.log_metrics, metrics, step)
 
     async def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; those that are None are left out."""
-        await asyncio.to_thread(self.tracker.set_tags, tags)
+        await self._aside(self.tracker.set_tags, tags)
 
     async def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Log a file."""
-        await asyncio.to_thread(self.tracker.log_artifact, path, folder)
+        await self._aside(self.tracker.log_artifact, path, folder)
 
     async def log_optimization(
         self,
@@ -110,14 +112,19 @@ class AsyncMLflowTracker:
     async def log_key_improvements(self, improvements: Sequence[str]) -> None:
         """`key_improvements.txt`: one a line."""
         text = "".join(f"{line}\n" for line in improvements)
-        await asyncio.to_thread(self.tracker.log_text_artifact, text, "key_improvements.txt")
+        await self._aside(self.tracker.log_text_artifact, text, "key_improvements.txt")
 
     async def log_algorithm_parameters(self, parameters: Mapping[str, Any]) -> None:
         """`algorithm_parameters.json`: the optimiser's settings."""
         await self._json(dict(parameters), "algorithm_parameters.json")
 
+    async def _aside(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Log in a thread; a thread costs 50 microseconds, so where nothing is tracked there is none."""
+        if not self.tracker._idle:
+            await asyncio.to_thread(call, *args, **kwargs)
+
     async def _json(self, content: Any, file: str) -> None:
-        await asyncio.to_thread(self.tracker.log_dict_artifact, content, file)
+        await self._aside(self.tracker.log_dict_artifact, content, file)
 
     async def save_model(self, model: Any, name: str, metadata: Mapping[str, Any] | None = None) -> None:
         """`models/<name>.pkl` and `models/<name>_metadata.json`, with the pickle's SHA-256 in the latter."""
@@ -127,7 +134,7 @@ class AsyncMLflowTracker:
                 for path in pickles.save(model, name, metadata or {}, Path(folder)):
                     self.tracker.log_artifact(path, "models")
 
-        await asyncio.to_thread(self._guard.call, "save_model", saved)
+        await self._aside(self._guard.call, "save_model", saved)
 
     async def load_model(
         self, run_id: str, name: str, *, sha256: str | None = None

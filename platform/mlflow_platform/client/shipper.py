@@ -14,10 +14,9 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,8 +54,7 @@ class Target(Protocol):
 
 
 class Shipper:
-    """Delivers a spool; `step` sends at most one request's worth. While a large one is under way, a thread
-    reads ahead and writes down what was done before: the server need not wait for that."""
+    """Delivers a spool; `step` sends at most one request's worth."""
 
     def __init__(
         self,
@@ -136,11 +134,11 @@ class Shipper:
             time.sleep(_POLL)
         self._save_what_is_done()
 
-    def _read(self, under_way: int = 0) -> None:
-        """Take in what is new; so many records are about to be done with."""
+    def _read(self) -> None:
+        """Take in what is new."""
         now = self._clock()
         sendable = sum(len(lane.waiting) for lane in self._lanes.values() if lane.retry_at <= now)
-        most = min(_AHEAD + under_way - sendable, _MOST - self._reader.pending)
+        most = min(_AHEAD - sendable, _MOST - self._reader.pending)
         if most <= 0 or (sendable and now < self._read_at + _POLL):
             return
         self._read_at = now
@@ -171,8 +169,8 @@ class Shipper:
         try:
             if self._target is None:
                 self._target = self._connect()
-            with self._beside(len(records)):
-                self._target.deliver(records)
+            self._save_what_is_done()
+            self._target.deliver(records)
         except Rejected as error:
             if len(items) > 1:
                 lane.attempts = 1
@@ -190,27 +188,6 @@ class Shipper:
             self._got_through()
         self._finish(name, lane, items)
         return True
-
-    @contextlib.contextmanager
-    def _beside(self, records: int) -> Iterator[None]:
-        """During a request: save and read on, where that takes long enough to be worth a thread."""
-        if records == 1:
-            self._save_what_is_done()
-            yield
-            return
-
-        def work() -> None:
-            self._save_what_is_done()
-            # The next step comes upon whatever it is.
-            with contextlib.suppress(OSError):
-                self._read(records)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
 
     def _put_away(self, lane: Lane, kind: str, error: Exception) -> bool:
         """Put the first record of a lane into quarantine; False where that has no room for now."""

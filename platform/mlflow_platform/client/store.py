@@ -55,6 +55,8 @@ class DurableStore(LoggedModels, Traces):
     def __init__(self, uri: str, courier: Courier) -> None:
         super().__init__(uri, courier)
         self._looked_at: OrderedDict[str, Run] = OrderedDict()
+        #: Names of experiments that were asked for and not found, for want of an answer or of the experiment.
+        self._missed: set[str] = set()
 
     # Runs
 
@@ -302,11 +304,13 @@ class DurableStore(LoggedModels, Traces):
         known = self.experiments.by_name(experiment_name)
         if known is not None and self.server.away:
             return known
+        self._missed.add(experiment_name)
         try:
             found = self.server.call("get_experiment_by_name", (experiment_name,), {})
         except Away:
             return known
         if found is not None:
+            self._missed.discard(experiment_name)
             self.experiments.remember(found)
         return found
 
@@ -327,6 +331,12 @@ class DurableStore(LoggedModels, Traces):
             location = artifact_location or f"{self._root}/{stand_in}"
             self.experiments.remember(Experiment(stand_in, name, location, "active", tags=list(tags or ())))
             return stand_in
+        except MlflowException as error:
+            # There all the time, while no answer came to whether it was; or since then, by another process.
+            lost = name in self._missed and error.error_code == "RESOURCE_ALREADY_EXISTS"
+            if self.strict or not lost or (there := self.get_experiment_by_name(name)) is None:
+                raise
+            return str(there.experiment_id)
         return created
 
     @logs

@@ -108,6 +108,8 @@ class Retrieval(Traced):
 
     def found(self, documents: Sequence[str | Mapping[str, Any]]) -> None:
         """The documents, best first."""
+        if self._tracer is None:
+            return
         self.set_outputs([document(d, rank) for rank, d in enumerate(documents, 1)])
         self.set_attributes({"documents": len(documents), "scores": _scores(documents)})
 
@@ -120,6 +122,8 @@ class Retrieval(Traced):
 
     def context(self, text: str) -> None:
         """What of it the language model is given."""
+        if self._tracer is None:
+            return
         self.set_attributes({"context": text, "context_characters": len(text)})
 
 
@@ -135,6 +139,8 @@ class LLMCall(Traced):
         total_tokens: int | None = None,
     ) -> None:
         """What it answered, and at which cost. The total is the sum unless it is given."""
+        if self._tracer is None:
+            return
         self.set_outputs(completion)
         parts = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
         if total_tokens is None and prompt_tokens is not None and completion_tokens is not None:
@@ -152,22 +158,24 @@ class LLMCall(Traced):
 class QualityGates(Traced):
     """Checks of a result. `passed` is whether all have so far; `failures` counts the others."""
 
+    failures = 0
+
     def __enter__(self) -> Self:
         self._gates: list[dict[str, Any]] = []
+        self.failures = 0
         return super().__enter__()
 
     def gate(
         self, name: str, passed: bool, *, value: Any = None, threshold: Any = None, reason: str | None = None
     ) -> bool:
         """Note a check; returns `passed`, so that it may stand in an `if`."""
-        more = {"value": value, "threshold": threshold, "reason": reason}
-        kept = {k: v for k, v in more.items() if v is not None}
-        self._gates.append({"name": name, "passed": bool(passed), **kept})
+        if not passed:
+            self.failures += 1
+        if self._tracer is not None:
+            more = {"value": value, "threshold": threshold, "reason": reason}
+            kept = {k: v for k, v in more.items() if v is not None}
+            self._gates.append({"name": name, "passed": bool(passed), **kept})
         return bool(passed)
-
-    @property
-    def failures(self) -> int:
-        return sum(not gate["passed"] for gate in self._gates)
 
     @property
     def passed(self) -> bool:

@@ -45,6 +45,26 @@ class MLflowCallbackHandler(BaseCallbackHandler):  # type: ignore[misc] # LangCh
         self._began: dict[UUID, float] = {}
         self._calls: dict[str | None, int] = {}
 
+    # What is off LangChain need not call: spans that are, and with tracking off too, models as well.
+
+    @property
+    def ignore_chain(self) -> bool:
+        return not self._session.tracing
+
+    @property
+    def ignore_agent(self) -> bool:  # tools, in LangChain's words
+        return not self._session.tracing
+
+    @property
+    def ignore_retriever(self) -> bool:
+        return not self._session.tracing
+
+    @property
+    def ignore_llm(self) -> bool:
+        return not self._session.tracing and self.tracker._idle
+
+    ignore_chat_model = ignore_llm
+
     # What starts
 
     def on_chain_start(self, serialized: Any, inputs: Any, *, run_id: UUID, **more: Any) -> None:
