@@ -100,6 +100,7 @@ def drill(
         with timed("databases"):
             for one in databases:
                 _clear(one)
+                _refuse_taken(one)
             _load(vault, found, tracking, auth, report, again=again)
     except PlatformError as error:
         report.problems.append(error.problem.what)
@@ -128,6 +129,17 @@ def _clear(where: Database) -> None:
         connection.commit()
 
 
+def _refuse_taken(where: Database) -> None:
+    """What is emptied afterwards must not have had anybody's tables, whatever their names."""
+    with closing(where.connect()) as connection, translated():
+        if there := dump.tables(connection):
+            raise _not_empty(there[0].name)
+
+
+def _not_empty(table: str) -> Fatal:
+    return Fatal(f"the scratch database is not empty: it has {table}", remedy="name an empty one")
+
+
 def _load(
     vault: Vault, found: Manifest, tracking: Database, auth: Database | None, report: Drilled, *, again: bool
 ) -> None:
@@ -143,7 +155,7 @@ def _load_part(
     with translated():
         there = {t.name for t in dump.tables(connection)}
     if taken := sorted(there & {t.name for t in part.dumped.tables}):
-        raise Fatal(f"the scratch database is not empty: it has {taken[0]}", remedy="name an empty one")
+        raise _not_empty(taken[0])
     with database.transaction(connection) as (alchemy, step):
         step("the rows could not be restored")
         if again:
