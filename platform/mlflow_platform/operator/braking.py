@@ -39,22 +39,30 @@ class Brake:
 
     def __init__(self, server: str) -> None:
         self._server = server
-        self._owned: Counter[str] = Counter()
-        self._lost: deque[tuple[float, Counter[str]]] = deque()
+        self._owned: dict[Key, str] = {}
+        self._lost: deque[tuple[float, dict[Key, str]]] = deque()
 
     def look(self, found: Round) -> None:
         """Note whose the objects are, from a round that has seen them all."""
-        marks = [o.mark for o in found.observed.values() if o.mark is not None and not o.soft_deleted]
-        self._owned = Counter(namespace_of(m.origin) for m in marks if m.owner == found.plan.owner)
+        self._owned = {
+            o.key: namespace_of(o.mark.origin)
+            for o in found.observed.values()
+            if o.mark is not None and o.mark.owner == found.plan.owner and not o.soft_deleted
+        }
 
     def hold(self, plan: Plan, brakes: Brakes, allowed: str | None) -> Held:
         """What of a plan may be carried out. `allowed` is the hash of what an administrator has released."""
         now = time.monotonic()
         while self._lost and self._lost[0][0] < now - _WINDOW:
             self._lost.popleft()
-        recent = sum((lost for _, lost in self._lost), Counter[str]())
-        lost = Counter(namespace_of(c.origin) for c in plan.losses)
-        found = exceeding(lost, self._owned, recent, brakes)
+        if not plan.losses:
+            return Held(plan)
+        lost = {c.key: namespace_of(c.origin) for c in plan.losses}
+        # An object counts once: however often it was tried to delete it, and whether or not a round has seen
+        # since that it is gone.
+        recent = {key: name for _, some in self._lost for key, name in some.items() if key not in lost}
+        owned = {key: name for key, name in (self._owned | lost).items() if key not in recent}
+        found = exceeding(*(Counter(by.values()) for by in (lost, owned, recent)), brakes)
         losses = [c for c in plan.losses if namespace_of(c.origin) in found]
         hash_ = replace(plan, changes=tuple(losses)).hash
         if not losses or allowed == hash_:
@@ -75,7 +83,7 @@ class Brake:
 
     def note(self, results: Iterable[Result]) -> None:
         """What was carried out, or tried."""
-        lost = Counter(namespace_of(r.change.origin) for r in results if r.change.action.loses)
+        lost = {r.change.key: namespace_of(r.change.origin) for r in results if r.change.action.loses}
         if lost:
             self._lost.append((time.monotonic(), lost))
 
