@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mlflow_platform.adapters.kubernetes import Cluster
+from mlflow_platform.chart import Release, find_chart
 from mlflow_platform.local import Stack
 from mlflow_platform.model import crd
 from tests.cluster import clusters
 from tests.cluster.conftest import FIRST_USE_SECONDS
-from tests.operator.running import Process, Site
+from tests.operator.running import OPS, Process, Site
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,3 +87,16 @@ def operator(site: Site) -> Iterator[Process]:
     """One operator that leads, for the tests of a module."""
     with site.running() as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def template(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart's, of a release that the stack is the server of."""
+    chart = find_chart()
+    rendered = chart.render(chart.values(settings=["operator.enabled=true"]), Release("mlflow", OPS))
+    (config,) = (m.object for m in rendered if (m.kind, m.name) == ("ConfigMap", "mlflow-operator"))
+    found = yaml.safe_load(config["data"]["jobs.yaml"])
+    found["trackingUri"] = site.stack.endpoints().tracking_uri
+    path = tmp_path_factory.mktemp("template") / "jobs.yaml"
+    path.write_text(yaml.safe_dump(found), "utf-8")
+    return path

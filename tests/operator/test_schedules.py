@@ -14,34 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlflow_platform.adapters.kubernetes import Cluster
-from mlflow_platform.chart import Release, find_chart
 from mlflow_platform.config import load
 from mlflow_platform.errors import Rejected
 from mlflow_platform.model import cron
 from mlflow_platform.model.base import API_VERSION
 from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE
+from mlflow_platform.operator.schedules import SCHEDULED_BY
 from tests.operator.running import OPS, Json, Process, Site, document, eventually
 
 RULES = {"runs": {"softDeletedFor": "30d"}}
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-
-
-@pytest.fixture(scope="module")
-def template(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart's, of a release that the stack is the server of."""
-    chart = find_chart()
-    rendered = chart.render(chart.values(settings=["operator.enabled=true"]), Release("mlflow", OPS))
-    (config,) = (m.object for m in rendered if (m.kind, m.name) == ("ConfigMap", "mlflow-operator"))
-    found = yaml.safe_load(config["data"]["jobs.yaml"])
-    found["trackingUri"] = site.stack.endpoints().tracking_uri
-    path = tmp_path_factory.mktemp("template") / "jobs.yaml"
-    path.write_text(yaml.safe_dump(found), "utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +128,7 @@ def test_what_was_edited_by_hand_is_put_back(site: Site, operator: Process) -> N
     extra = '[{"op": "add", "path": "/spec/jobTemplate/spec/template/spec/containers/0/env/-", "value": '
     kubectl("-n", OPS, "patch", cron_job, "--type=json", "-p", extra + '{"name": "X", "value": "y"}}]')
     kubectl("-n", OPS, "annotate", cron_job, "example.com/seen=yes")
+    kubectl("-n", OPS, "label", cron_job, f"{SCHEDULED_BY}-")
 
     def right() -> bool:
         found = made(site, "edited")
@@ -149,7 +136,10 @@ def test_what_was_edited_by_hand_is_put_back(site: Site, operator: Process) -> N
         return found["spec"]["schedule"] == "0 2 * * *" and "X" not in names
 
     eventually(right, "it is put back")
-    assert made(site, "edited")["metadata"]["annotations"]["example.com/seen"] == "yes"
+    metadata = made(site, "edited")["metadata"]
+    assert metadata["annotations"]["example.com/seen"] == "yes"
+    assert metadata["labels"][SCHEDULED_BY] == "mlflow"
+    site.reach("RetentionPolicy", "edited", "Scheduled")
     site.event("edited", "DriftCorrected", words="CronJob mlflow-retention-edited")
     site.cluster.delete("v1", "ConfigMap", OPS, "mlflow-retention-edited")
     eventually(lambda: made(site, "edited", "ConfigMap"), "it is made again")

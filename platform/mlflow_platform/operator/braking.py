@@ -62,7 +62,7 @@ class Brake:
         # since that it is gone.
         recent = {key: name for _, some in self._lost for key, name in some.items() if key not in lost}
         owned = {key: name for key, name in (self._owned | lost).items() if key not in recent}
-        found = exceeding(*(Counter(by.values()) for by in (lost, owned, recent)), brakes)
+        found = exceeding(Counter(lost.values()), Counter(owned.values()), Counter(recent.values()), brakes)
         losses = [c for c in plan.losses if namespace_of(c.origin) in found]
         hash_ = replace(plan, changes=tuple(losses)).hash
         if not losses or allowed == hash_:

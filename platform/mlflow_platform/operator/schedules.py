@@ -280,7 +280,7 @@ def after_jobs(
     """What a document's condition and status say, from a CronJob of it and the Jobs made from that."""
     metadata = cron_job["metadata"]
     ended = sorted(
-        (end for job in jobs if _is_of(job, metadata["uid"]) if (end := _end(job))), key=lambda end: end[0]
+        (end for job in jobs if is_of(job, metadata["uid"]) if (end := _end(job))), key=lambda end: end[0]
     )
     well = [when for when, condition, _ in ended if condition["type"] == "Complete"]
     known = cron_job.get("status", {}).get("lastSuccessfulTime")
@@ -308,8 +308,9 @@ def after_jobs(
     return Outcome(Reason.JOB_FAILED, f"the job {job} failed ({when}, {words}). `{where}` says why"), extra
 
 
-def _is_of(job: Mapping[str, Any], uid: str) -> bool:
-    return any(owner["uid"] == uid for owner in job["metadata"].get("ownerReferences", ()))
+def is_of(found: Mapping[str, Any], uid: str) -> bool:
+    """Whether an object has the one of this uid as an owner."""
+    return any(owner["uid"] == uid for owner in found["metadata"].get("ownerReferences", ()))
 
 
 def _end(job: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], str] | None:

@@ -33,6 +33,7 @@ from mlflow_platform.operator.schedules import (
     Json,
     Wanted,
     after_jobs,
+    is_of,
     replacement,
     same,
     wanted,
@@ -204,6 +205,10 @@ class ScheduleLoop(threading.Thread):
         except Rejected as error:
             if error.code != "409":
                 raise
+            # Ours, where somebody has taken the label off by which it is found.
+            for other in self._cluster.find(wished["apiVersion"], kind, self._namespace):
+                if other["metadata"]["name"] == name and is_of(other, entry.uid):
+                    return self._correct(entry, wished, other)
             what = f"there is a {kind} {name} in {self._namespace} that is not this document's"
             raise _Taken(f"{what}. Delete it, or give this another name") from error
         self._metrics.add("schedule_writes_total")
