@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from mlflow_platform.adapters.kubernetes import Cluster
 from mlflow_platform.chart import Chart, Release, find_chart
-from mlflow_platform.deploy import Deployment, Outcome, undeploy
+from mlflow_platform.deploy import Deployment, Outcome, settling, undeploy
 from mlflow_platform.errors import Transient
 from mlflow_platform.model.crd import FINALIZER, OPERATOR
 from tests.operator.running import OPS, Process, Site, document, eventually, experiment
@@ -51,7 +52,9 @@ def held(cluster: Cluster, name: str) -> bool:
     return FINALIZER in found["metadata"].get("finalizers", ())
 
 
-def test_undeploy_settles_what_nobody_serves_afterwards_and_nothing_else(cluster: Cluster) -> None:
+def test_undeploy_settles_what_nobody_serves_afterwards_and_nothing_else(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "both"}})
     chart = find_chart()
     for release in (A, B):
@@ -70,9 +73,25 @@ def test_undeploy_settles_what_nobody_serves_afterwards_and_nothing_else(cluster
     cluster.apply(declared("going", "of-b"))
     cluster.delete("mlplatform.io/v1alpha1", "Experiment", "both", "going")
     names = ("of-a", "of-b", "of-any", "of-none", "going")
+
+    def meanwhile(*_: Any, **__: Any) -> None:
+        """An operator that has not ended yet makes again what it had for a document."""
+        labels = next(m.object for m in chart.render(chart.values(profile="local"), A))["metadata"]["labels"]
+        owner = {"apiVersion": "mlplatform.io/v1alpha1", "kind": "RetentionPolicy", "name": "x", "uid": "1"}
+        metadata = {
+            "name": "a-retention-x",
+            "namespace": "both",
+            "labels": labels,
+            "ownerReferences": [owner],
+        }
+        cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+
     try:
         # Not waited for: b's operator deletes it, when it can.
-        assert "Deployment/a-operator" in undeploy(cluster, A, chart, delete_data=False, timeout=60)
+        with monkeypatch.context() as ending:
+            ending.setattr(settling, "wait_for_pods", meanwhile)
+            assert "Deployment/a-operator" in undeploy(cluster, A, chart, delete_data=False, timeout=60)
+        assert cluster.get("v1", "ConfigMap", "both", "a-retention-x") is None
         assert {n for n in names if held(cluster, n)} == {"of-b", "of-any", "of-none", "going"}
         with pytest.raises(Transient, match="Experiment/going is being deleted"):
             undeploy(cluster, B, chart, delete_data=False, timeout=1)
@@ -106,13 +125,18 @@ def test_a_deployment_without_the_operator_settles_its_documents(cluster: Cluste
     assert made is not None
     owner = {"apiVersion": "mlplatform.io/v1alpha1", "kind": "Experiment", "name": "staying"}
     owner["uid"] = uid["metadata"]["uid"]
-    metadata = {"name": "a-retention-x", "namespace": "both", "labels": made["metadata"]["labels"]}
-    mine = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "ownerReferences": [owner]}}
-    cluster.apply(mine)
+    # The chart has one of the same name as the second.
+    for name in ("a-retention-x", "a-retention-y"):
+        metadata = {"name": name, "namespace": "both", "labels": made["metadata"]["labels"]}
+        cluster.apply(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "ownerReferences": [owner]}}
+        )
+    policy = {"name": "y", "spec": {"schedule": "@daily", "rules": {"runs": {"softDeletedFor": "30d"}}}}
+    values = chart.values(profile="local", settings=[f"retention.policies={json.dumps([policy])}"])
 
     def off(timeout: float) -> Outcome:
         outcome = Outcome()
-        Deployment(cluster, chart, chart.values(profile="local"), A, timeout).remove_leftovers(outcome)
+        Deployment(cluster, chart, values, A, timeout).remove_leftovers(outcome)
         return outcome
 
     try:
@@ -129,6 +153,10 @@ def test_a_deployment_without_the_operator_settles_its_documents(cluster: Cluste
         assert "Finalizers were taken off 1 of them" in outcome.warnings[0]
         assert {"Deployment/a-operator", "ConfigMap/a-retention-x"} <= set(outcome.changes)
         assert cluster.get("v1", "ConfigMap", "both", "a-retention-x") is None
+        kept = cluster.get("v1", "ConfigMap", "both", "a-retention-y")
+        assert kept is not None
+        assert "softDeletedFor" in kept["data"]["documents.yaml"]
+        assert "ownerReferences" not in kept["metadata"]
         assert cluster.get("v1", "ServiceAccount", "both", "a-operator") is None
         assert cluster.get("apps/v1", "Deployment", "both", "a-server") is not None
         assert off(60).changes == {}

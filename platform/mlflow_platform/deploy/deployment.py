@@ -116,6 +116,11 @@ class Deployment:
         count = settling.let_go(self.cluster, self.release, alone=alone)
         made = settling.made_for_documents(existing(self.cluster, self.release, self.chart))
         self._delete([*made, *(o for o in old if o["kind"] != "Deployment")], outcome)
+        # A job of the chart's with the name of a document's: the operator has kept its own in that place.
+        places = {phases.key(one) for one in made}
+        for manifest in self.manifests:
+            if phases.key(manifest.object) in places:
+                self._apply(manifest.object, outcome)
         outcome.warnings.append(
             "the operator is gone: nobody keeps its documents true any more, and their jobs went with it. "
             f"Finalizers were taken off {count} of them, so that they can be deleted; their objects then stay"

@@ -39,7 +39,7 @@ def _remove(
         settling.wait_for_pods(cluster, release, chart, deadline)
     if operated:
         # What the operator has made again while it was being deleted.
-        _delete(cluster, [f for f in existing(cluster, release, chart) if f["kind"] == "CronJob"], deadline)
+        _delete(cluster, settling.made_for_documents(existing(cluster, release, chart)), deadline)
         settling.let_go(cluster, release, alone=alone)
     # Last, so that no pod ever runs without the rules that fence it in.
     _delete(cluster, [f for f in found if f["kind"] == "NetworkPolicy"], deadline)
