@@ -134,6 +134,9 @@ def test_the_releases_data_serve_its_own_server_alone(template: JobTemplate) -> 
     _, own = made(policy(), server(uri=f"{OWN}/"), template)
     names = {e["name"] for e in pod_of(own)["containers"][0]["env"]}
     assert {"PGHOST", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "MLFLOW_ARTIFACTS_DESTINATION"} <= names
+    assert not {n for n in names if "KEK" in n or "WEBHOOK" in n}, (
+        "retention has no use for MLflow's own keys"
+    )
     assert "--secrets" not in pod_of(own)["containers"][0]["args"]
     for name in ("other", "default"):
         of = server(name, "http://elsewhere:5000", database=DATABASE, artifacts=ARTIFACTS)
@@ -332,6 +335,7 @@ def test_a_replacement_keeps_what_others_noted_and_nothing_else() -> None:
             "managedFields": [{}],
             "labels": {"a": "2", "b": "2"},
             "finalizers": ["f"],
+            "ownerReferences": [{"uid": "another"}],
         },
         "spec": {"suspend": True, "more": 1},
     }
@@ -340,6 +344,7 @@ def test_a_replacement_keeps_what_others_noted_and_nothing_else() -> None:
     assert new["metadata"]["labels"] == {"a": "1", "b": "2"}
     assert (new["metadata"]["resourceVersion"], new["metadata"]["finalizers"]) == ("7", ["f"])
     assert "managedFields" not in new["metadata"]
+    assert new["metadata"]["ownerReferences"] == [{"uid": "u"}]
     assert same(new, {**new, "metadata": {**new["metadata"], "resourceVersion": "8"}})
     assert not same(new, live)
 
