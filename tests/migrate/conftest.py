@@ -264,6 +264,11 @@ class Said:
             self._names[one.experiment_id] = one.name
             self._locations.append((_plain(one.artifact_location), f"<{one.name}>"))
         self.found: dict[str, Any] = {}
+        with pytest.MonkeyPatch.context() as patched:  # MLflow looks for artifacts of traces and models there
+            patched.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+            self._read(experiments, prefix)
+
+    def _read(self, experiments: list[Any], prefix: str) -> None:
         for one in experiments:
             self.found[one.name] = (one.lifecycle_stage, one.creation_time, one.last_update_time, one.tags)
             self._runs(one.experiment_id)
@@ -317,10 +322,7 @@ class Said:
             }
 
     def _traces(self, experiment: str) -> None:
-        with pytest.MonkeyPatch.context() as patched:  # spans that are artifacts are got from there
-            patched.setenv("MLFLOW_TRACKING_URI", self._client.tracking_uri)
-            traces = self._client.search_traces(locations=[experiment])
-        for trace in traces:
+        for trace in self._client.search_traces(locations=[experiment]):
             info = trace.info.to_dict()
             info["tags"] = {k: self._address(v) for k, v in info["tags"].items()}
             info.pop("trace_location")
