@@ -1,6 +1,6 @@
-"""Migrates by the command, and kills itself with SIGKILL at a step, or at the n-th object.
+"""Migrates by the command, and kills itself with SIGKILL at a step, or at the n-th copy.
 
-python -m tests.migrate.dying put:N|STEP before|after SOURCE
+python -m tests.migrate.dying copy:N|STEP before|after SOURCE
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ import sys
 from functools import partial
 from typing import Any
 
-from mlflow_platform.adapters.s3 import S3Store
 from mlflow_platform.cli.root import run
-from mlflow_platform.migrate import move
+from mlflow_platform.migrate import artifacts, move
 from tests.dying import Death
 
 
 def main(at: str, moment: str, source: str) -> None:
-    if at.startswith("put:"):
-        death = Death(int(at.removeprefix("put:")), moment)
-        real = S3Store.put
+    if at.startswith("copy:"):
+        death = Death(int(at.removeprefix("copy:")), moment)
+        real = artifacts._copy
 
-        def put(*arguments: Any) -> None:
+        def copy(*arguments: Any) -> None:
             death.at(real, *arguments)
 
-        S3Store.put = put  # type: ignore[method-assign] # that is the point
+        artifacts._copy = copy
     else:
 
         def step(name: str) -> None:

@@ -24,9 +24,9 @@ def soak(*values: Any) -> Any:
     ("at", "moment"),
     [
         soak("decided", "-"),
-        soak("put:1", "before"),
-        ("put:4", "after"),
-        soak("put:6", "after"),
+        soak("copy:1", "before"),
+        ("copy:4", "after"),
+        soak("copy:6", "after"),
         soak("artifacts copied", "-"),
         ("before commit", "-"),
         soak("moved", "-"),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 
-from mlflow_platform.adapters.object_store import ObjectStore, Stream
+from mlflow_platform.adapters.object_store import ObjectStore
 from mlflow_platform.adapters.transfers import parallel, repeated
 from mlflow_platform.archive.copying import WORKERS, Digest, digest_of
 from mlflow_platform.errors import BadInput, Fatal, Rejected
@@ -125,47 +124,36 @@ def _put(file: _File, *, dry: bool) -> tuple[_File, bool, str]:
     try:
         if dry:
             return file, not file.there, ""
-        if file.there:
-            return _compare(file)
-        return repeated(lambda: _copy(file))
+        repeated(lambda: (_compare if file.there else _copy)(file))
     except (OSError, Rejected) as error:
         reason = error.problem.what if isinstance(error, Rejected) else error.strerror or type(error).__name__
         return file, False, f"they cannot be read at the source: {reason}"
+    return file, not file.there, ""
 
 
-def _copy(file: _File) -> tuple[_File, bool, str]:
-    content = file.reader.open(file.key)
-    if content is None:
-        return file, False, "they went away while they were to be copied"
-    with closing(content):
+def _copy(file: _File) -> None:
+    with file.reader.reading(file.key) as content:
         digest = Digest(content)
-        file.target.put(file.to, digest, file.size)
+        with file.target.writing(file.to, file.size or None) as out:
+            while block := digest.read(_CHUNK):
+                out.write(block)
     if digest_of(file.target, file.to) != (digest.bytes, digest.sha256):
         raise Fatal(
             f"{file.target.uri}/{file.to} is not what was written: {digest.bytes:,} bytes, {digest.sha256}",
             remedy="look at the store; then run it again",
         )
-    return file, True, ""
 
 
-def _compare(file: _File) -> tuple[_File, bool, str]:
-    content = file.reader.open(file.key)
-    if content is None:
-        return file, False, "they went away while they were to be copied"
-    if _digest(content) != digest_of(file.target, file.to):
+def _compare(file: _File) -> None:
+    with file.reader.reading(file.key) as content:
+        digest = Digest(content)
+        while digest.read(_CHUNK):
+            pass
+    if digest_of(file.target, file.to) != (digest.bytes, digest.sha256):
         raise BadInput(
             f"{file.target.uri}/{file.to} is here already and differs from the source's {file.key}",
             remedy="look at both; delete it here, or change it there back",
         )
-    return file, False, ""
-
-
-def _digest(content: Stream) -> tuple[int, str]:
-    with closing(content):
-        digest = Digest(content)
-        while digest.read(_CHUNK):
-            pass
-        return digest.bytes, digest.sha256
 
 
 def _listed(store: ObjectStore, prefix: str) -> Iterator[tuple[str, int]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from mlflow_platform.adapters.object_store import ObjectStore, Stream
+from mlflow_platform.adapters.object_store import ObjectStore
 from mlflow_platform.errors import BadInput
+from mlflow_platform.server.dump import Source
 
 #: Path of the artifact proxy in an address (mlflow/server/handlers.py, `_get_rest_path`).
 _PROXY = re.compile(r"^/?(?:api/2\.0/mlflow-artifacts/artifacts/)?")
@@ -25,8 +27,8 @@ class Reader(Protocol):
     def files(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Keys that begin with `prefix`, which ends in a slash, and their bytes."""
 
-    def open(self, key: str) -> Stream | None:
-        """A file's content; None where there is none."""
+    def reading(self, key: str) -> AbstractContextManager[Source]:
+        """A file's content. Raises `Rejected` with a code of `GONE` where there is none."""
 
     def close(self) -> None: ...
 
@@ -47,8 +49,10 @@ class Stored:
             if after is None:
                 return
 
-    def open(self, key: str) -> Stream | None:
-        return self._store.open(key)
+    @contextmanager
+    def reading(self, key: str) -> Iterator[Source]:
+        with self._store.reading(key) as (_, content):
+            yield content
 
     def close(self) -> None:
         self._store.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
-from mlflow_platform.adapters.object_store import Stream
 from mlflow_platform.errors import Rejected, Transient
+from mlflow_platform.server.dump import Source
 
 #: mlflow/server/handlers.py: where it serves artifacts.
 _PATH = "api/2.0/mlflow-artifacts/artifacts"
@@ -62,14 +63,17 @@ class Proxy:
         finally:
             answer.release_conn()
 
-    def open(self, key: str) -> Stream | None:
+    @contextmanager
+    def reading(self, key: str) -> Iterator[Source]:
         answer = self._get(f"{self.uri}/{quote(key)}")
-        if answer.status == 404:
-            answer.drain_conn()
+        try:
+            if answer.status == 404:
+                raise Rejected(f"{self.uri}/{key} is not there", code="NoSuchKey")
+            self._refuse(answer, key)
+            yield _Body(answer, key)
+        finally:
+            answer.close()
             answer.release_conn()
-            return None
-        self._refuse(answer, key)
-        return _Body(answer, key)
 
     def _get(self, address: str) -> Any:
         import urllib3
@@ -82,8 +86,6 @@ class Proxy:
     def _refuse(self, answer: Any, what: str) -> None:
         if answer.status < 400:
             return
-        answer.drain_conn()
-        answer.release_conn()
         if answer.status in (429, 500, 502, 503, 504):
             raise Transient(f"{self.uri} answered {answer.status} to {what}")
         raise Rejected(f"{self.uri} answered {answer.status}")
@@ -106,7 +108,3 @@ class _Body:
         except urllib3.exceptions.HTTPError as error:
             raise Transient(f"{self._key} was cut off: {type(error).__name__}") from error
         return found
-
-    def close(self) -> None:
-        self._answer.close()
-        self._answer.release_conn()
