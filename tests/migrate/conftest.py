@@ -83,6 +83,7 @@ class Target:
 @pytest.fixture
 def target(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
     where = stack.endpoints()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a row that the server cannot read stays so
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", where.username)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", where.password)
     login = S3Login(where.s3_endpoint, "us-east-1", where.s3_access_key, where.s3_secret_key)
@@ -210,8 +211,8 @@ class Small:
         experiment = self.experiment if experiment is None else experiment
         home = self.file.parent / "mlruns" / str(experiment) / own / "artifacts"
         self.do(
-            "insert into runs (run_uuid, name, source_type, status, start_time, lifecycle_stage,"
-            " artifact_uri, experiment_id) values (?, 'a run', 'LOCAL', 'FINISHED', 1, 'active', ?, ?)",
+            "insert into runs (run_uuid, name, user_id, source_type, status, start_time, lifecycle_stage,"
+            " artifact_uri, experiment_id) values (?, 'a run', 'us', 'LOCAL', 'FINISHED', 1, 'active', ?, ?)",
             own,
             str(home),
             experiment,

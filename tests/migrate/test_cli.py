@@ -65,6 +65,7 @@ def test_the_page(small: Small, target: Target, capsys: pytest.CaptureFixture[st
         (["{folder}"], "is no file store"),
         (["{folder}", "--artifacts", "{folder}/none"], "there is no such folder"),
         (["postgresql://localhost/mlflow"], "a database of Postgres is not moved"),
+        (["{folder}", "--prefix", "a/"], "names of registered models take no /"),
         (["ftp://localhost"], "ftp: is no source"),
         (["http://us@127.0.0.1:9"], "there is no password"),
     ],

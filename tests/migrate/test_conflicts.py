@@ -30,10 +30,10 @@ def test_a_name_that_is_taken(target: Target, small: Small, tmp_path: Path) -> N
     target.client.create_experiment(f"{small.prefix}-0")
     target.client.create_registered_model(f"{small.prefix}-model")
     refused(target, small, tmp_path / "work", f"1 of experiments are here already: default/{small.prefix}-0")
-    moved = migrate(target, small.address, tmp_path / "work", prefix="moved/")
+    moved = migrate(target, small.address, tmp_path / "work", prefix="moved-")
     (here,) = moved.experiments.values()
-    assert target.client.get_experiment(here).name == f"moved/{small.prefix}-0"
-    version = target.client.get_model_version(f"moved/{small.prefix}-model", "1")
+    assert target.client.get_experiment(here).name == f"moved-{small.prefix}-0"
+    version = target.client.get_model_version(f"moved-{small.prefix}-model", "1")
     assert version.source == f"mlflow-artifacts:/{here}/{version.run_id}/artifacts"
     assert target.client.get_experiment_by_name(f"{small.prefix}-0").experiment_id != here
 
@@ -87,9 +87,9 @@ def test_the_default_experiment(target: Target, small: Small, tmp_path: Path) ->
             target.sql.execute("insert into experiment_tags (key, value, experiment_id) values ('k', 'v', 0)")
             found = homes.decide(*arguments, granted=0, workspaces=set())
             assert (found.ids[0] > other, found.taken) == (True, set()), "here it is in use"
-    moved = migrate(target, small.address, tmp_path / "work", prefix=f"{small.prefix}/")
+    moved = migrate(target, small.address, tmp_path / "work", prefix=f"{small.prefix}-")
     assert target.client.get_run(run).info.experiment_id == moved.experiments["0"]
-    assert target.client.get_experiment(moved.experiments["0"]).name == f"{small.prefix}/Default"
+    assert target.client.get_experiment(moved.experiments["0"]).name == f"{small.prefix}-Default"
 
 
 def test_what_postgres_does_not_take(target: Target, small: Small, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def migrate_command(
     \b
     Examples:
       mlplatform migrate sqlite:////srv/mlflow/mlflow.db --dry-run
-      mlplatform migrate /home/us/mlruns --prefix us/
+      mlplatform migrate /home/us/mlruns --prefix us-
       mlplatform migrate https://admin@mlflow.example.com --json
     """
     from mlflow_platform.adapters.s3 import S3Login

@@ -38,6 +38,14 @@ class Wishes:
     prefix: str = ""
     workspace: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises `BadInput` for a prefix that MLflow takes for no model (mlflow/utils/validation.py)."""
+        if set(self.prefix) & set("/:"):
+            raise BadInput(
+                f"--prefix {self.prefix}: names of registered models take no / and no :",
+                remedy="give another one, such as team-",
+            )
+
 
 @dataclass
 class Homes:
