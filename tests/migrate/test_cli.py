@@ -50,14 +50,14 @@ def test_the_page(small: Small, target: Target, capsys: pytest.CaptureFixture[st
         assert program == "mlplatform"
         codes.append(run(arguments))
     assert codes == [2, 0, 0]
-    assert "there already: 11 rows, 6 artifacts" in capsys.readouterr().out
+    assert "there already: 9 rows, 6 artifacts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["sqlite:///{folder}/none.db"], "there is no such file"),
-        (["sqlite:///{folder}/text"], "no SQLite database"),
+        (["sqlite:///{folder}/text"], "cannot be read as an SQLite database"),
         (["sqlite:///{folder}/strange.db"], "is not a database of MLflow 1.0 or newer"),
         (["sqlite:///{folder}/newer.db"], "which the installed MLflow does not know"),
         (["{folder}/none"], "there is no such folder"),

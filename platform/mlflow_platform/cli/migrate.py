@@ -85,7 +85,7 @@ def migrate_command(
     login = S3Login(
         artifacts_endpoint, artifacts_region, os.environ.get(ACCESS_KEY), os.environ.get(SECRET_KEY)
     )
-    moves = parse_moves(artifacts)
+    moves, wishes = parse_moves(artifacts), Wishes(prefix, into_workspace)
     with (
         opened(paths, (), server, secrets, needs_policies=False) as site,
         tempfile.TemporaryDirectory(prefix="mlplatform-migrate-") as work,
@@ -100,7 +100,7 @@ def migrate_command(
                 Platform(site.database, site.roots, site.auth),
                 staged,
                 places,
-                Wishes(prefix, into_workspace),
+                wishes,
                 dry=dry_run,
                 say=say,
             )
