@@ -34,6 +34,8 @@ class Site:
     """The roots without old versions of objects, where `roots` lists those."""
     archives: Mapping[str, S3Login] = field(default_factory=dict)
     """By policies, where their archives have a login of their own."""
+    auth: Database | None = None
+    """Where the logins of the server are, where that is another database."""
 
     def store(self, uri: str, login: S3Login | None = None) -> ObjectStore:
         """A place to archive to."""
@@ -90,6 +92,7 @@ def opened(
         asker(found),
         found.login,
         _roots(found, all_versions=False) if whole else None,
+        auth=Database(found.auth) if found.auth and found.auth != found.database else None,
     )
     site = replace(site, archives=_archive_logins(site, secrets))
     try:

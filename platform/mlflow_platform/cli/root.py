@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "archive": ("archive", "Archive runs as Parquet and objects: create, list, verify, restore."),
     "retention": ("retention", "Delete old runs, traces and models by policy: plan, run, status, undo."),
     "backup": ("backup", "Back a platform up, prove that, and bring it back: create, list, restore ..."),
+    "migrate": ("migrate", "Move a server of SQLite, a file store or a remote server into the platform."),
     "operator": ("operator", "Keep the documents of a cluster true on their tracking servers."),
     "get": ("get", "Show the documents of a cluster, whether each is as declared, and why not."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
@@ -57,6 +58,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _AFTER_A_STOP = {
     "apply": ": what was written stays, and the next apply finishes what is left",
     "backup": ": what was copied stays, and the same command goes on from there",
+    "migrate": ": what was copied stays, no row is seen yet, and the same command goes on from there",
     "retention": ": what was purged stays so, and the next run finishes what is left",
     "up": ": what was started and written stays, and the next up finishes what is left",
     "rotate": ": both the previous and the next are valid; the same command again finishes it",

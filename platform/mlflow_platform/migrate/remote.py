@@ -1,0 +1,293 @@
+"""A source that is a tracking server: read page by page through its REST API, written down as rows.
+
+By the API come all values and ids. What it does not tell, stays: when a run was deleted, passwords, secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from mlflow_platform.adapters.transfers import parallel
+from mlflow_platform.errors import BadInput, Transient
+from mlflow_platform.migrate import entities
+from mlflow_platform.migrate.proxy import Proxy
+from mlflow_platform.migrate.report import Left
+from mlflow_platform.migrate.staged import FILE, Staged, create
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+#: Runs whose histories are asked for at once.
+_WORKERS = 8
+#: mlflow/store/tracking/__init__.py: the server's own limits are as large or larger; traces 500 at most.
+#: mlflow/tracing/constant.py, MLFLOW_ARTIFACT_LOCATION.
+_LOCATION = "mlflow.artifactLocation"
+_PAGE, _TRACES, _METRICS, _SPANS = 1000, 100, 20_000, 10
+
+
+def open_remote(
+    address: str, work: Path, *, password: str | None = None, say: Callable[[str], None] = lambda _: None
+) -> Staged:
+    """Read a whole server. A login in the address is used; `password` where it has none.
+
+    Raises `Transient` where it cannot be reached, `BadInput` where it is no MLflow server or refuses.
+    """
+    from mlflow.store.model_registry.rest_store import RestStore as Registry
+    from mlflow.store.tracking.rest_store import RestStore as Tracking
+    from mlflow.utils.rest_utils import MlflowHostCreds
+
+    parts = urlsplit(address)
+    user = unquote(parts.username) if parts.username else None
+    secret = unquote(parts.password) if parts.password else password
+    if user and not secret:
+        raise BadInput(
+            "the address names a user, and there is no password",
+            remedy="set MLPLATFORM_SOURCE_PASSWORD to that user's",
+        )
+    host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    credentials = MlflowHostCreds(host, username=user, password=secret)
+    proxy = Proxy(host, user, secret)
+    proxy.probe()  # MLflow's own client tries for minutes
+    file = work / FILE
+    create(file)
+    with _reading(host):
+        reading = _Reading(Tracking(lambda: credentials), Registry(lambda: credentials), file, say)
+        reading.everything()
+    return Staged(host, file, proxied=lambda: proxy, left=reading.left)
+
+
+@contextmanager
+def _reading(host: str) -> Iterator[None]:
+    """MLflow's errors as the platform's own."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        first = str(error.message).splitlines()[0][:300]
+        status = error.get_http_status_code()
+        if "Max retries exceeded" in first or "Connection" in first or "timed out" in first:
+            raise Transient(f"{host} does not answer any more", remedy="run it again") from None
+        if status in (401, 403) or "401" in first or "403" in first:
+            raise BadInput(
+                f"{host} refuses this login", remedy="give an administrator's: https://USER@HOST"
+            ) from None
+        raise BadInput(
+            f"{host}: {first}", remedy="check that it is an MLflow server, and what its log says"
+        ) from None
+
+
+class _Reading:
+    """Everything of one server into a staged database."""
+
+    def __init__(self, tracking: Any, registry: Any, file: Path, say: Callable[[str], None]) -> None:
+        self._tracking, self._registry, self._file, self._say = tracking, registry, file, say
+        self.left: list[Left] = []
+
+    def everything(self) -> None:
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        # MLflow's own store writes traces and spans, whose ids the client gives.
+        store = SqlAlchemyStore(f"sqlite:///{self._file}", self._file.parent.as_uri())
+        try:
+            with store.ManagedSessionMaker(read_only=False) as session:
+                self._experiments(session)
+            for experiment in self._found:
+                self._say(f"reading experiment {experiment.name}")
+                with store.ManagedSessionMaker(read_only=False) as session:
+                    self._runs(session, experiment.experiment_id)
+                    self._models(session, experiment.experiment_id)
+                self._traces(store, experiment.experiment_id)
+            with store.ManagedSessionMaker(read_only=False) as session:
+                self._registered(session)
+                self._finish(session)
+        finally:
+            store._dispose_engine()
+        self._note()
+
+    def _experiments(self, session: Session) -> None:
+        from mlflow.entities import ViewType
+        from mlflow.store.tracking.dbmodels import models as rows
+
+        session.query(rows.SqlExperiment).delete()  # that the store has made: the server tells its own
+        self._found = list(
+            _pages(
+                lambda token: self._tracking.search_experiments(
+                    view_type=ViewType.ALL, max_results=_PAGE, page_token=token
+                )
+            )
+        )
+        for one in self._found:
+            session.add(
+                rows.SqlExperiment(
+                    experiment_id=int(one.experiment_id),
+                    name=one.name,
+                    artifact_location=one.artifact_location,
+                    lifecycle_stage="active",  # until its traces are written
+                    creation_time=one.creation_time,
+                    last_update_time=one.last_update_time,
+                )
+            )
+            session.flush()
+            for key, value in one.tags.items():
+                session.add(rows.SqlExperimentTag(key=key, value=value, experiment_id=int(one.experiment_id)))
+
+    def _runs(self, session: Session, experiment: str) -> None:
+        from mlflow.entities import ViewType
+
+        runs = _pages(
+            lambda token: self._tracking.search_runs(
+                [experiment], "", ViewType.ALL, max_results=_PAGE, page_token=token
+            )
+        )
+        for run, histories in parallel(self._with_histories, runs, _WORKERS):
+            entities.add_run(session, int(experiment), run, histories)
+
+    def _with_histories(self, run: Any) -> tuple[Any, dict[str, list[Any]]]:
+        own = run.info.run_id
+        return run, {key: list(self._history(own, key)) for key in run.data.metrics}
+
+    def _history(self, run: str, key: str) -> Iterator[Any]:
+        return _pages(
+            lambda token: self._tracking.get_metric_history(run, key, max_results=_METRICS, page_token=token)
+        )
+
+    def _models(self, session: Session, experiment: str) -> None:
+        found = _pages(
+            lambda token: self._tracking.search_logged_models([experiment], max_results=100, page_token=token)
+        )
+        for one in _where_known(found):
+            entities.add_model(session, int(experiment), one)
+
+    def _traces(self, store: Any, experiment: str) -> None:
+        from mlflow.store.tracking.dbmodels import models as rows
+
+        found = _pages(
+            lambda token: self._tracking.search_traces(
+                locations=[experiment], max_results=_TRACES, page_token=token
+            )
+        )
+        spans: list[str] = []
+        for info in _where_known(found):
+            where = info.tags.pop(_LOCATION, None)
+            store.start_trace(info)
+            with store.ManagedSessionMaker(read_only=False) as session:  # which has set one of its own
+                session.merge(rows.SqlTraceTag(request_id=info.trace_id, key=_LOCATION, value=where or ""))
+            if info.tags.get("mlflow.trace.spansLocation") == "TRACKING_STORE":
+                spans.append(info.trace_id)
+            if len(spans) == _SPANS:
+                self._spans(store, experiment, spans)
+                spans = []
+        self._spans(store, experiment, spans)
+
+    def _spans(self, store: Any, experiment: str, traces: list[str]) -> None:
+        if not traces:
+            return
+        for trace in self._tracking.batch_get_traces(traces):
+            if trace.data.spans:
+                store.log_spans(experiment, trace.data.spans)
+
+    def _registered(self, session: Session) -> None:
+        self._say("reading registered models")
+        found = _pages(
+            lambda token: self._registry.search_registered_models(
+                # Prompts are left out unless a filter names them (mlflow/store/model_registry).
+                filter_string=None,
+                max_results=_PAGE,
+                page_token=token,
+            )
+        )
+        prompts = _pages(
+            lambda token: self._registry.search_registered_models(
+                filter_string="tag.`mlflow.prompt.is_prompt` = 'true'", max_results=_PAGE, page_token=token
+            )
+        )
+        seen: set[str] = set()
+        for short in [*found, *prompts]:
+            if short.name in seen:
+                continue
+            seen.add(short.name)
+            one = self._registry.get_registered_model(short.name)
+            entities.add_registered_model(session, one)
+            self._versions(session, one.name, prompt=one._tags.get("mlflow.prompt.is_prompt") == "true")
+
+    def _versions(self, session: Session, name: str, *, prompt: bool) -> None:
+        quoted = name.replace("'", "\\'")
+        query = f"name = '{quoted}'" + (" and tag.`mlflow.prompt.is_prompt` = 'true'" if prompt else "")
+        for version in _pages(
+            lambda token: self._registry.search_model_versions(query, max_results=_PAGE, page_token=token)
+        ):
+            number = int(version.version)
+            location = self._registry.get_model_version_download_uri(name, str(number))
+            entities.add_version(session, version, location)
+
+    def _finish(self, session: Session) -> None:
+        from mlflow.store.tracking.dbmodels import models as rows
+
+        deleted = [int(e.experiment_id) for e in self._found if e.lifecycle_stage == "deleted"]
+        session.query(rows.SqlExperiment).filter(rows.SqlExperiment.experiment_id.in_(deleted)).update(
+            {"lifecycle_stage": "deleted"}
+        )
+
+    def _note(self) -> None:
+        """What the server has, and no part of this reads. Servers that do not know it have none."""
+        from mlflow.exceptions import MlflowException
+
+        for what, why, call in (
+            ("webhooks", "their secrets cannot be read: declare them (kind Webhook)", self._webhooks),
+            ("scorers", "they are not read through the API", self._scorers),
+            ("evaluation datasets", "they are not read through the API", self._datasets),
+        ):
+            try:
+                names = call()
+            except MlflowException:
+                continue
+            if names:
+                self.left.append(Left(what, why, len(names), names))
+
+    def _webhooks(self) -> list[str]:
+        return [one.name for one in _pages(lambda token: self._registry.list_webhooks(page_token=token))]
+
+    def _scorers(self) -> list[str]:
+        return [
+            f"{experiment.name}: {scorer.scorer_name}"
+            for experiment in self._found
+            for scorer in self._tracking.list_scorers(experiment.experiment_id)
+        ]
+
+    def _datasets(self) -> list[str]:
+        ids = [experiment.experiment_id for experiment in self._found]
+        return [
+            one.name
+            for one in _pages(
+                lambda token: self._tracking.search_datasets(ids, max_results=50, page_token=token)
+            )
+        ]
+
+
+def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """All that a call finds, page after page. It answers with a list that has a token, or with both."""
+    token: str | None = None
+    while True:
+        page = ask(token)
+        items, token = page if isinstance(page, tuple) else (page, getattr(page, "token", None))
+        yield from items
+        if not token:
+            return
+
+
+def _where_known(found: Iterator[Any]) -> Iterator[Any]:
+    """Nothing where the server is too old to know of it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield from found
+    except MlflowException as error:
+        if error.error_code not in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED") and "404" not in str(
+            error.message
+        ):
+            raise
