@@ -180,7 +180,7 @@ sys.exit(failures)
 
 
 def test_w4_6_agents_that_log_at_once_lose_nothing(workloads: Workloads) -> None:
-    program = workloads.folder / "concurrent.py"
+    program = workloads.folder / "at_once.py"
     program.write_text(_CONCURRENT)
     logged = workloads.run(program)
     runs = {r.info.run_name: r for r in logged.runs()}

@@ -197,7 +197,7 @@ def test_w5_6_the_local_server_starts_stops_and_is_cleaned_up_by_command(
         assert ended.returncode == 0, ended.stderr
         assert not is_up(uri)
         assert mlplatform("status").returncode == 1
-        assert (folder / "data").is_dir(), "down keeps the data"
+        assert (folder / "postgres" / "data" / "PG_VERSION").is_file(), "down keeps the data"
         cleaned = mlplatform("reset", "--yes")
         assert cleaned.returncode == 0, cleaned.stderr
         assert not folder.exists()
