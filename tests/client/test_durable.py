@@ -121,6 +121,37 @@ def test_an_experiment_that_no_answer_told_of_is_used_and_not_made_again(
     assert len(plain.search_runs([experiment])) == 1
 
 
+_TRIED = """
+tried = []
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        tried.append(name)
+def calls():
+    tried.clear()
+    with mlflow.start_run() as run:
+        mlflow.log_metric("m", 1.0)
+        mlflow.set_tag("t", "v")
+    return run
+calls()
+sys.meta_path.insert(0, Finder())
+run = calls()
+print(json.dumps([tried, client.get_run(run.info.run_id).data.tags]))
+"""
+
+
+def test_what_is_not_installed_is_not_looked_for_at_each_call(logging_to: Logging) -> None:
+    """MLflow's own client does, for Spark and Databricks, and finds the same tags."""
+    tried, tags = json.loads(logging_to.run(_TRIED, MLPLATFORM_OFFLINE="1"))
+    assert tried == []
+    plainly = {"MLFLOW_TRACKING_URI": logging_to.uri}
+    theirs, their_tags = json.loads(logging_to.run(_TRIED, **plainly))
+    assert {"dbruntime", "pyspark"} <= set(theirs)
+    assert tags.keys() == their_tags.keys()
+    # On Databricks it is asked as before.
+    there, _ = json.loads(logging_to.run(_TRIED, MLPLATFORM_OFFLINE="1", DATABRICKS_RUNTIME_VERSION="15.4"))
+    assert "dbruntime" in there
+
+
 def test_every_kind_of_fault_in_between_and_everything_arrives_once(
     proxied: tuple[Logging, Proxy], plain: Any
 ) -> None:

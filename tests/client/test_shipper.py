@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mlflow_platform.client import segments
 from mlflow_platform.client.faults import Doubtful
+from mlflow_platform.client.progress import Reader, waiting
 from mlflow_platform.client.segments import Writer
 from mlflow_platform.client.shipper import Shipper
 from mlflow_platform.client.spool import Record, Spool, encode
@@ -245,6 +246,20 @@ def test_killed_anywhere_everything_arrives_and_a_run_keeps_its_order(
         assert list(dict.fromkeys(steps)) == written[run]
     assert bench.shipper.settle()
     assert not segments.segments(bench.spool.root)
+
+
+def test_a_look_from_outside_goes_on_where_the_shipper_has_deleted_a_segment(bench: Bench) -> None:
+    bench.put(create("a"))
+    bench.writer.close()
+    bench.put(create("b"))
+    outside = waiting(bench.spool)
+    assert next(outside)["run"] == "a"
+    reader = Reader(bench.spool)
+    reader._find()
+    first, _ = segments.segments(bench.spool.root)
+    first.unlink()
+    assert [p.record["run"] for p in reader.records(10)] == ["b"]
+    assert [r["run"] for r in outside] == ["b"]
 
 
 def test_it_ends_when_its_spool_is_deleted(bench: Bench) -> None:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+import ssl
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+import yaml
 
 from mlflow_platform.adapters.mlflow import MlflowApi
 from mlflow_platform.client import MLflowConfig
 from mlflow_platform.errors import BadInput
 from mlflow_platform.local import Stack
-from tests.workloads.ran import Workload, Workloads
+from tests.client.programs import Logging
+from tests.faults.proxy import Proxy
+from tests.workloads.ran import ROOT, Workload, Workloads
 
 pytest_plugins = ("tests.workloads.fixtures",)
 
@@ -166,6 +172,88 @@ def test_w2_4_a_pickle_is_opened_only_as_it_was_saved(optimised: Workload) -> No
 def test_w2_5_the_best_run_and_searches_are_awaited(optimised: Workload) -> None:
     assert optimised.printed["run"], "the program compared what it found with what it logged"
     assert "refused filter: " in optimised.output
+
+
+_REMOTE = """
+from pathlib import Path
+from mlflow_platform.client import MLflowTracker
+Path("demonstrations.json").write_text("[1, 2, 3]")
+tracker = MLflowTracker()
+with tracker.start_run("remote") as run:
+    tracker.log_metrics({"quality_score": 0.75})
+    tracker.log_artifact("demonstrations.json", "models")
+print(run.run_id)
+"""
+
+
+def test_w2_6_a_remote_server_over_tls_with_a_login_keeps_artifacts_in_s3(
+    stack: Stack, workloads: Workloads, tmp_path: Path
+) -> None:
+    where = stack.endpoints()
+    host, _, port = where.tracking_uri.removeprefix("http://").rpartition(":")
+    authority, certificate, key = (
+        next(stack.folder.root.rglob(name)) for name in ("ca.crt", "node.crt", "node.key")
+    )
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    listener = tls.wrap_socket(
+        socket.create_server(("127.0.0.1", 0)), server_side=True, do_handshake_on_connect=False
+    )
+    login = {k: v for k, v in where.environment().items() if k != "MLFLOW_TRACKING_URI"}
+    trusted = {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(authority)}
+    with Proxy((host, int(port)), _listener=listener) as proxy:
+        uri = proxy.uri.replace("http://", "https://")
+        # Who does not trust the authority sends nothing, and whose login is wrong is told so.
+        stranger = Logging(uri, {}, tmp_path / "stranger", login)
+        stranger.run(_REMOTE, MLPLATFORM_OFFLINE="1")
+        untrusting = stranger.sync(timeout=1)
+        assert untrusting.returncode == 1
+        assert "certificate verify failed" in untrusting.stdout + untrusting.stderr
+        assert proxy.seen == []
+        wrong = Logging(uri, trusted, tmp_path / "wrong", {**login, "MLFLOW_TRACKING_PASSWORD": "x" * 20})
+        wrong.run(_REMOTE, MLPLATFORM_OFFLINE="1")
+        refused = wrong.sync(timeout=30)
+        assert refused.returncode == 1
+        assert "the login is refused" in refused.stdout + refused.stderr
+        logging = Logging(uri, trusted, tmp_path / "right", login)
+        workloads.spools.append(logging)
+        run = logging.run(_REMOTE)
+        assert logging.sync().returncode == 0
+        assert proxy.count("runs/create") == 1
+    found = workloads.client.get_run(run)
+    assert (found.info.run_name, found.data.metrics["quality_score"]) == ("remote", 0.75)
+    store = boto3.client(
+        "s3",
+        endpoint_url=where.s3_endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=where.s3_access_key,
+        aws_secret_access_key=where.s3_secret_key,
+    )
+    pages = store.get_paginator("list_objects_v2").paginate(Bucket=where.s3_bucket)
+    keys = [o["Key"] for page in pages for o in page.get("Contents", ()) if run in o["Key"]]
+    assert [k.partition(f"{run}/")[2] for k in keys] == ["artifacts/models/demonstrations.json"]
+    assert store.get_object(Bucket=where.s3_bucket, Key=keys[0])["Body"].read() == b"[1, 2, 3]"
+
+
+def test_w2_6_in_kubernetes_credentials_come_from_secrets() -> None:
+    file = ROOT / "manifests" / "production" / "mlflow.yaml"
+    found: dict[str, Any] = {}
+
+    def look(value: Any) -> None:
+        for one in value.values() if isinstance(value, dict) else value:
+            if isinstance(one, dict) and re.search(r"PASSWORD|PASSPHRASE|SECRET", str(one.get("name"))):
+                found.setdefault(one["name"], []).append(one)
+            if isinstance(one, dict | list):
+                look(one)
+
+    documents = [d for d in yaml.safe_load_all(file.read_text()) if d]
+    assert not [d["metadata"]["name"] for d in documents if d["kind"] == "Secret"]
+    look([d for d in documents if d["kind"] in ("Deployment", "Job", "CronJob")])
+    assert {"MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "PGPASSWORD"} <= found.keys()
+    for name, uses in found.items():
+        for use in uses:
+            assert "value" not in use, name
+            assert use["valueFrom"].keys() == {"secretKeyRef"}, name
 
 
 def test_w2_7_names_by_pattern_and_the_same_tags_on_every_run(optimised: Workload) -> None:

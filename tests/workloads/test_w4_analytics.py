@@ -152,6 +152,51 @@ def test_w4_4_hyperparameters_and_metrics_of_ones_own(analytics: Workload) -> No
     assert own == {"causal_confidence": 0.8, "gap_score": 0.2, "drift_magnitude": 0.05}
 
 
+#: Two processes with a spool in common, in each six agents at once.
+_CONCURRENT = """
+import subprocess, sys, threading
+from mlflow_platform.client import MLflowTracer, MLflowTracker
+tracker = MLflowTracker()
+tracer = MLflowTracer(tracker)
+child = None if "child" in sys.argv else subprocess.Popen([sys.executable, __file__, "child"])
+side = "parent" if child else "child"
+def agent(number):
+    with tracker.start_run(f"{side}-{number}", tags={"agent": number}) as run:
+        for step in range(200):
+            run.log_metrics({"latency_ms": number + step / 10}, step)
+            together.log_metrics({f"agent_{number}": step}, step)
+        for step in range(5):
+            with tracer.span("call", inputs={"step": step}):
+                pass
+with tracker.start_run(side) as together:
+    agents = [threading.Thread(target=agent, args=(number,)) for number in range(6)]
+    for one in agents: one.start()
+    for one in agents: one.join()
+failures = tracker.session.guard.failures
+if child:
+    failures += child.wait(timeout=200)
+sys.exit(failures)
+"""
+
+
+def test_w4_6_agents_that_log_at_once_lose_nothing(workloads: Workloads) -> None:
+    program = workloads.folder / "at_once.py"
+    program.write_text(_CONCURRENT)
+    logged = workloads.run(program)
+    runs = {r.info.run_name: r for r in logged.runs()}
+    assert len(runs) == len(logged.runs()) == 2 * (1 + 6)
+    traces = [t.info.trace_metadata["mlflow.sourceRun"] for t in logged.traces()]
+    for side in ("parent", "child"):
+        for number in range(6):
+            own = runs[f"{side}-{number}"]
+            assert (own.info.status, own.data.tags["agent"]) == ("FINISHED", str(number))
+            history = logged.client.get_metric_history(own.info.run_id, "latency_ms")
+            assert sorted((m.step, m.value) for m in history) == [(s, number + s / 10) for s in range(200)]
+            together = logged.client.get_metric_history(runs[side].info.run_id, f"agent_{number}")
+            assert sorted((m.step, m.value) for m in together) == [(s, s) for s in range(200)]
+            assert traces.count(own.info.run_id) == 5
+
+
 def test_w4_10_versions_of_an_agent_their_history_and_the_way_back(analytics: Workload) -> None:
     printed = analytics.printed
     assert printed["versions"] == ["1", "2", "1", "3"], "the same configuration is the same version"

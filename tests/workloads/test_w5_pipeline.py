@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
+from http import HTTPStatus
+from pathlib import Path
 
 import pytest
 
+from mlflow_platform.local import Stack
 from tests.workloads.ran import Workload, Workloads
 
 pytest_plugins = ("tests.workloads.fixtures",)
@@ -149,9 +156,56 @@ def test_w5_5_a_switch_that_is_neither_is_one_warning_and_everything_is_off(work
     assert "MLFLOW_ENABLE_TRACKING='perhaps' is neither true nor false" in warning
 
 
-def test_w5_6_the_local_server_has_its_commands(workloads: Workloads) -> None:
-    listed = subprocess.run(
-        [sys.executable, "-m", "mlflow_platform.cli", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    for command in ("up", "down", "status", "reset", "doctor"):
-        assert f"  {command} " in listed
+def test_w5_6_the_local_server_starts_stops_and_is_cleaned_up_by_command(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """Beside another stack, and programs with the names of its servers: nothing is killed by name."""
+    folder = tmp_path / "local"
+
+    def mlplatform(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mlflow_platform.cli", *arguments, "--data", str(folder), "--json"],
+            capture_output=True,
+            text=True,
+        )
+
+    def is_up(uri: str) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{uri.removeprefix('http://')}/health", timeout=10) as answer:
+                return bool(answer.status == HTTPStatus.OK)
+        except OSError:
+            return False
+
+    others = {p.name: p.pid for p in stack.status().processes}
+    sleep = shutil.which("sleep")
+    namesakes = [
+        subprocess.Popen([name, "3600"], executable=sleep) for name in ("mlflow", "postgres", "weed")
+    ]
+    try:
+        began = mlplatform("up", "--port", "0")
+        assert began.returncode == 0, began.stderr
+        uri = json.loads(began.stdout)["uri"]
+        told = mlplatform("status")
+        assert (told.returncode, json.loads(told.stdout)["healthy"]) == (0, True)
+        assert is_up(uri)
+        # What status says is so: without its server it is not healthy.
+        (server,) = (p["pid"] for p in json.loads(told.stdout)["processes"] if p["name"] == "mlflow")
+        os.kill(server, signal.SIGKILL)
+        died = mlplatform("status")  # its next start takes longer than to ask
+        assert (died.returncode, json.loads(died.stdout)["healthy"]) == (1, False)
+        ended = mlplatform("down")
+        assert ended.returncode == 0, ended.stderr
+        assert not is_up(uri)
+        assert mlplatform("status").returncode == 1
+        assert (folder / "postgres" / "data" / "PG_VERSION").is_file(), "down keeps the data"
+        cleaned = mlplatform("reset", "--yes")
+        assert cleaned.returncode == 0, cleaned.stderr
+        assert not folder.exists()
+        assert [n.poll() for n in namesakes] == [None] * 3
+        assert {p.name: p.pid for p in stack.status().processes} == others
+        assert stack.status().healthy
+    finally:
+        mlplatform("reset", "--yes")
+        for namesake in namesakes:
+            namesake.kill()
+            namesake.wait()

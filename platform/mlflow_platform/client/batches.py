@@ -73,8 +73,8 @@ class Batch:
     def request(self, run: str, real: Callable[[str], str]) -> bytes:
         """The body of a log_batch, as MLflow's REST API takes it; `real` gives the server's ids.
 
-        MLflow's own client makes protobuf of it, JSON of that, and that twice: 28 ms for a thousand metrics
-        that a server takes 65 for; this takes 2. Raises ValueError, TypeError, OverflowError for what that
+        MLflow's own client makes protobuf of it, JSON of that, and that twice: 26 ms for a thousand metrics
+        that a server takes 65 for; this takes 5. Raises ValueError, TypeError, OverflowError for what that
         would not send.
         """
         body = {

@@ -27,6 +27,7 @@ def tracking_store(
 
     wrap_registry()
     _ask_spark_only_where_it_runs()
+    _ask_databricks_only_there()
     uri = plain(store_uri)
     return DurableStore(uri, Courier(Spool.of(uri)))
 
@@ -44,6 +45,26 @@ def _ask_spark_only_where_it_runs() -> None:
             return original() if "pyspark" in sys.modules else None
 
         utils._get_registry_uri_from_spark_session = registry_of_spark
+
+
+def _ask_databricks_only_there() -> None:
+    """Each start of a run asks Databricks' notebook, job, cluster, command and repository for tags, and first
+    tries nine times to import what only its runtime has: three quarters of `start_run`, under that lock."""
+    from mlflow.tracking.context import registry as contexts
+    from mlflow.tracking.default_experiment import registry as experiments
+    from mlflow.tracking.request_header import registry as headers
+    from mlflow.utils.databricks_utils import is_in_databricks_runtime
+
+    if is_in_databricks_runtime():
+        return
+    for registry in (
+        contexts._run_context_provider_registry,
+        experiments._default_experiment_provider_registry,
+        headers._request_header_provider_registry,
+    ):
+        registry._registry[:] = [
+            p for p in registry._registry if not type(p).__module__.partition(".databricks_")[1]
+        ]
 
 
 def registry_store(store_uri: str, **_: Any) -> Any:

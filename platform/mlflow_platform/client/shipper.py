@@ -39,7 +39,7 @@ _DOUBT_SECONDS = 20.0
 _OUTAGE = 3
 #: Seconds of refused logins after which this process ends: a new one may know a newer password.
 _UNAUTHORISED = 60.0
-#: Records read ahead that could be sent now; and at most, with all that waits.
+#: Records in memory that could be sent now; and at most, with all that waits.
 _AHEAD = 5_000
 _MOST = 200_000
 _EVENTS_BYTES = 64 << 20
@@ -279,7 +279,8 @@ def deliver_now(spool: Spool, deadline: float | None, say_problem: Callable[[str
                 left, problem = shipper.pending > 0, shipper.problem
             else:
                 until.pop_all().close()
-                left, problem = next(waiting(spool), None) is not None, spool.cursor().problem
+                cursor = spool.cursor()
+                left, problem = spool.waiting(cursor) > 0, cursor.problem
             if not left:
                 return ""
             if shipper is not None and shipper.unauthorised:
