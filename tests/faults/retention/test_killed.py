@@ -99,6 +99,8 @@ def test_killed_while_an_experiment_goes(
     steps = dying.run(world, 0, WHOLE, selected)["steps"]
     assert "purge experiment: committed" in steps
     for point in points(steps, every=every):
+        if not every and steps[point - 1].startswith(("purge trace", "purge logged model")):
+            continue  # as for runs: within the same transaction
         with subtests.test(point=point, step=steps[point - 1]):
             deleted_experiment(world)
             whole = world.counts()
