@@ -5,8 +5,9 @@ By the API come all values and ids. What it does not tell, stays: when a run was
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,7 @@ from mlflow_platform.errors import BadInput, Transient
 from mlflow_platform.migrate import entities
 from mlflow_platform.migrate.proxy import Proxy
 from mlflow_platform.migrate.report import Left
-from mlflow_platform.migrate.staged import FILE, Staged, create
+from mlflow_platform.migrate.staged import FILE, Staged, create, settle_ids
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -57,6 +58,8 @@ def open_remote(
     with _reading(host):
         reading = _Reading(Tracking(lambda: credentials), Registry(lambda: credentials), file, say)
         reading.everything()
+    with closing(sqlite3.connect(file)) as connection:
+        settle_ids(connection, host)
     return Staged(host, file, proxied=lambda: proxy, left=reading.left)
 
 
