@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 #: As mlflow/store/tracking/sqlalchemy_store.py stores infinities.
 _INFINITE = 1.7976931348623157e308
-#: Ids that the API does not tell, made from what they are of; so a second reading finds the same.
+#: Of ids that the API does not tell, which `settle_ids` replaces when all is read.
 _NAMESPACE = uuid.UUID("0c7c0d1a-91d2-4a5f-8a07-6b0a4a4c6d52")
 
 

@@ -7,16 +7,12 @@ import io
 import json
 import logging
 import sqlite3
-import uuid
 from contextlib import closing
 from pathlib import Path
 
 from mlflow_platform.errors import BadInput
 from mlflow_platform.migrate.report import Left
-from mlflow_platform.migrate.staged import FILE, Staged, quiet
-
-#: MLflow's tool makes ids at random that a file store has not; ours say the same each time.
-_NAMESPACE = uuid.UUID("6f1b6c0e-3b1f-4e55-9d0a-7a4c4b8f2d10")
+from mlflow_platform.migrate.staged import FILE, Staged, quiet, settle_ids
 
 
 def open_file_store(path: Path, work: Path) -> Staged:
@@ -50,7 +46,7 @@ def open_file_store(path: Path, work: Path) -> Staged:
     finally:
         logger.removeHandler(warned)
     with closing(sqlite3.connect(file)) as staged:
-        _settle_ids(staged)
+        settle_ids(staged, f"file://{root}")
         _mend_assessments(staged, root)
         moved = _moved(staged, root)
     return Staged(f"file://{root}", file, base=root.parent, moved=moved, left=warned.left)
@@ -69,26 +65,6 @@ class _Warnings(logging.Handler):
                 Left("files of the file store", "they cannot be read, and what they describe stays")
             )
         self.left[0].add(record.getMessage())
-
-
-def _settle_ids(staged: sqlite3.Connection) -> None:
-    """Datasets and inputs get ids that follow from what they are, so that a second reading finds the same."""
-    for own, *key in staged.execute(
-        "select dataset_uuid, experiment_id, name, digest from datasets"
-    ).fetchall():
-        new = _id(*key)
-        staged.execute("update datasets set dataset_uuid = ? where dataset_uuid = ?", (new, own))
-        staged.execute(
-            "update inputs set source_id = ? where source_type = 'DATASET' and source_id = ?", (new, own)
-        )
-        staged.execute("update logged_model_metrics set dataset_uuid = ? where dataset_uuid = ?", (new, own))
-    for own, *key in staged.execute(
-        "select input_uuid, source_type, source_id, destination_type, destination_id from inputs"
-    ).fetchall():
-        new = _id(*key)
-        staged.execute("update inputs set input_uuid = ? where input_uuid = ?", (new, own))
-        staged.execute("update input_tags set input_uuid = ? where input_uuid = ?", (new, own))
-    staged.commit()
 
 
 def _mend_assessments(staged: sqlite3.Connection, root: Path) -> None:
@@ -117,10 +93,6 @@ def _mend_assessments(staged: sqlite3.Connection, root: Path) -> None:
                     (json.dumps(found.expectation.value), own),
                 )
     staged.commit()
-
-
-def _id(*key: object) -> str:
-    return str(uuid.uuid5(_NAMESPACE, "\0".join(map(str, key))))
 
 
 def _moved(staged: sqlite3.Connection, root: Path) -> dict[str, str]:

@@ -5,8 +5,9 @@ By the API come all values and ids. What it does not tell, stays: when a run was
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,7 @@ from mlflow_platform.errors import BadInput, Transient
 from mlflow_platform.migrate import entities
 from mlflow_platform.migrate.proxy import Proxy
 from mlflow_platform.migrate.report import Left
-from mlflow_platform.migrate.staged import FILE, Staged, create
+from mlflow_platform.migrate.staged import FILE, Staged, create, settle_ids
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -57,6 +58,8 @@ def open_remote(
     with _reading(host):
         reading = _Reading(Tracking(lambda: credentials), Registry(lambda: credentials), file, say)
         reading.everything()
+    with closing(sqlite3.connect(file)) as connection:
+        settle_ids(connection, host)
     return Staged(host, file, proxied=lambda: proxy, left=reading.left)
 
 
@@ -171,25 +174,36 @@ class _Reading:
                 locations=[experiment], max_results=_TRACES, page_token=token
             )
         )
-        spans: list[str] = []
+        spans: list[Any] = []
         for info in _where_known(found):
             where = info.tags.pop(_LOCATION, None)
             store.start_trace(info)
             with store.ManagedSessionMaker(read_only=False) as session:  # which has set one of its own
                 session.merge(rows.SqlTraceTag(request_id=info.trace_id, key=_LOCATION, value=where or ""))
             if info.tags.get("mlflow.trace.spansLocation") == "TRACKING_STORE":
-                spans.append(info.trace_id)
+                spans.append(info)
             if len(spans) == _SPANS:
                 self._spans(store, experiment, spans)
                 spans = []
         self._spans(store, experiment, spans)
 
-    def _spans(self, store: Any, experiment: str, traces: list[str]) -> None:
-        if not traces:
+    def _spans(self, store: Any, experiment: str, infos: list[Any]) -> None:
+        from mlflow.store.tracking.dbmodels import models as rows
+
+        if not infos:
             return
-        for trace in self._tracking.batch_get_traces(traces):
+        for trace in self._tracking.batch_get_traces([info.trace_id for info in infos]):
             if trace.data.spans:
                 store.log_spans(experiment, trace.data.spans)
+        with store.ManagedSessionMaker(read_only=False) as session:
+            for info in infos:  # whose times the spans have set anew, rounded otherwise
+                session.query(rows.SqlTraceInfo).filter_by(request_id=info.trace_id).update(
+                    {
+                        "timestamp_ms": info.request_time,
+                        "execution_time_ms": info.execution_duration,
+                        "status": info.state.value,
+                    }
+                )
 
     def _registered(self, session: Session) -> None:
         self._say("reading registered models")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow_platform.migrate.places import Reader
 
 FILE = "staged.db"
+#: Of ids that are made here.
+_NAMESPACE = uuid.UUID("6f1b6c0e-3b1f-4e55-9d0a-7a4c4b8f2d10")
 
 
 @dataclass
@@ -132,3 +135,24 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def settle_ids(staged: sqlite3.Connection, source: str) -> None:
+    """Give datasets and inputs ids that follow from what they are and from the source, where it tells none: a
+    second reading finds the same, and another source, whose experiments have the same ids, others."""
+    for own, *key in staged.execute(
+        "select dataset_uuid, experiment_id, name, digest from datasets"
+    ).fetchall():
+        new = str(uuid.uuid5(_NAMESPACE, "\0".join(map(str, (source, *key)))))
+        staged.execute("update datasets set dataset_uuid = ? where dataset_uuid = ?", (new, own))
+        staged.execute(
+            "update inputs set source_id = ? where source_type = 'DATASET' and source_id = ?", (new, own)
+        )
+        staged.execute("update logged_model_metrics set dataset_uuid = ? where dataset_uuid = ?", (new, own))
+    for own, *key in staged.execute(
+        "select input_uuid, source_type, source_id, destination_type, destination_id from inputs"
+    ).fetchall():
+        new = str(uuid.uuid5(_NAMESPACE, "\0".join(map(str, (source, *key)))))
+        staged.execute("update inputs set input_uuid = ? where input_uuid = ?", (new, own))
+        staged.execute("update input_tags set input_uuid = ? where input_uuid = ?", (new, own))
+    staged.commit()
