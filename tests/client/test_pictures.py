@@ -29,6 +29,17 @@ def test_a_chain_names_every_cause_from_left_to_right(names: list[str], weight: 
     assert len(list(root.iter(f"{SVG}path"))) == len(links) + 1
 
 
+def test_an_arrow_past_a_column_goes_through_no_box() -> None:
+    links = [Link("a", "b"), Link("b", "c"), Link("a", "c", 1.0, "straight")]
+    root = ElementTree.fromstring(causal_chain(links))  # noqa: S314 - our own
+    lowest = max(float(b.get("y")) + float(b.get("height")) for b in root.iter(f"{SVG}rect") if b.get("y"))
+    ways = [path.get("d") for path in root.iter(f"{SVG}path") if path.get("stroke-width")]
+    assert [w.count("C") for w in ways] == [1, 1, 0]
+    assert float(ways[2].split("V")[1].split("H")[0]) > lowest
+    (label,) = [t for t in root.iter(f"{SVG}text") if t.text == "straight 1.00"]
+    assert lowest < float(label.get("y")) < float(root.get("height"))
+
+
 @given(st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=8))
 def test_agents_may_go_round_in_circles(pairs: list[tuple[str, str]]) -> None:
     links = [Link(a, b) for a, b in pairs]

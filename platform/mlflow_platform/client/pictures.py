@@ -185,11 +185,12 @@ def _graph(links: Sequence[Link], columns: Mapping[str, int], title: str, heads:
     for column, head in heads.items():
         x = _MARGIN + column * (_BOX_WIDTH + _GAP_X)
         parts.append(f'<text x="{x}" y="{_MARGIN + 36}" font-size="12" fill="{_GREY}">{escape(head)}</text>')
-    back = [link for link in links if columns[link.target] < columns[link.source]]
+    # Straight, these would go through the boxes between.
+    round_about = [link for link in links if columns[link.target] - columns[link.source] not in (0, 1)]
     for i, link in enumerate(links):
-        lane = height - _MARGIN + 18 + 14 * back.index(link) if link in back else 0
+        lane = height - _MARGIN + 18 + 14 * round_about.index(link) if link in round_about else 0
         parts.append(_arrow(link, places, lane, 0.35 if i % 2 else 0.65))
-    height += 14 * len(back)
+    height += 14 * len(round_about)
     parts += [_box(name, *place) for name, place in places.items()]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" '
@@ -215,8 +216,8 @@ def _box(name: str, x: float, y: float) -> str:
 
 
 def _arrow(link: Link, places: Mapping[str, tuple[float, float]], lane: float, along: float) -> str:
-    """Forwards a curve with its label at `along` of it; within a column a bow at its right; backwards a way
-    round below all boxes, at `lane`."""
+    """To the next column a curve with its label at `along` of it; within a column a bow at its right; else,
+    backwards or past a column, a way round below all boxes, at `lane`."""
     (x1, y1), (x2, y2) = places[link.source], places[link.target]
     x1, y1, y2 = x1 + _BOX_WIDTH, y1 + _BOX_HEIGHT / 2, y2 + _BOX_HEIGHT / 2
     if lane:
