@@ -33,13 +33,13 @@ SCHEDULE: dict[str, Any] = {
 def backup(node: clusters.Cluster, namespace: str) -> None:
     """A backup into another bucket of the release's store, and a drill of it; both by hand, from CronJobs."""
 
-    def kubectl(*arguments: str, timeout: float = 120) -> str:
+    def kubectl(*arguments: str, timeout: float = 330) -> str:
         return node.kubectl("-n", namespace, *arguments, timeout=timeout)
 
     def job(cron_job: str, name: str) -> str:
         """What a job of the CronJob prints, when it has ended well."""
         kubectl("create", "job", f"--from=cronjob/{cron_job}", name)
-        kubectl("wait", f"job/{name}", "--for=condition=Complete", "--timeout=240s", timeout=250)
+        kubectl("wait", f"job/{name}", "--for=condition=Complete", "--timeout=300s", timeout=330)
         return kubectl("logs", f"job/{name}", "-c", "job")
 
     def told(*names: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def backup(node: clusters.Cluster, namespace: str) -> None:
     head = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "backup-key"}}
     node.apply({**head, "stringData": {"key": secrets.token_hex(32)}}, namespace=namespace)
     node.apply(SCHEDULE, namespace=namespace)
-    kubectl("wait", "mlbackup/proof", "--for=condition=Ready", "--timeout=60s")
+    kubectl("wait", "mlbackup/proof", "--for=condition=Ready", "--timeout=300s")
 
     assert " objects copied in " in job("mlflow-backup-proof", "backup-1")
     found = [o["Key"] for o in s3.list_objects_v2(Bucket="backups", Prefix="proof/")["Contents"]]
@@ -73,4 +73,4 @@ def backup(node: clusters.Cluster, namespace: str) -> None:
 
     kubectl("delete", "mlbackup", "proof")
     for name in ("mlflow-backup-proof", "mlflow-drill-proof"):
-        kubectl("wait", f"cronjob/{name}", "--for=delete", "--timeout=60s")
+        kubectl("wait", f"cronjob/{name}", "--for=delete", "--timeout=300s")

@@ -39,14 +39,14 @@ class Kubernetes:
     kubeconfig: Path
     kubectl_path: Path
 
-    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 330) -> str:
         """Standard output of a kubectl command; AssertionError with kubectl's own words if it fails."""
         done = self.try_kubectl(*arguments, stdin=stdin, timeout=timeout)
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr.strip()}"
         return done.stdout
 
     def try_kubectl(
-        self, *arguments: str, stdin: str | None = None, timeout: float = 120
+        self, *arguments: str, stdin: str | None = None, timeout: float = 330
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(self.kubectl_path), "--kubeconfig", str(self.kubeconfig), *arguments],

@@ -71,13 +71,13 @@ class Server:
 def retention(node: clusters.Cluster, namespace: str) -> None:
     """A policy that only reports; one that the brake stops; the same one, released, on rows and objects."""
 
-    def kubectl(*arguments: str, timeout: float = 120) -> str:
+    def kubectl(*arguments: str, timeout: float = 330) -> str:
         return node.kubectl("-n", namespace, *arguments, timeout=timeout)
 
     def job(cron_job: str, name: str, condition: str = "Complete") -> str:
         """What a job of the CronJob prints, when it has ended this way."""
         kubectl("create", "job", f"--from=cronjob/{cron_job}", name)
-        kubectl("wait", f"job/{name}", f"--for=condition={condition}", "--timeout=240s", timeout=250)
+        kubectl("wait", f"job/{name}", f"--for=condition={condition}", "--timeout=300s", timeout=330)
         return kubectl("logs", f"job/{name}")
 
     def reach(reason: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def retention(node: clusters.Cluster, namespace: str) -> None:
         "spec": {**SPEC, "brake": {"maxPercent": 0, "minimum": 1}},
     }
     node.apply(policy, namespace=namespace)
-    kubectl("wait", "retention/purge", "--for=condition=Ready", "--timeout=60s")
+    kubectl("wait", "retention/purge", "--for=condition=Ready", "--timeout=300s")
     said = job("mlflow-retention-purge", "purge-1", "Failed")
     assert (
         len(kubectl("get", "pods", "-l", "batch.kubernetes.io/job-name=purge-1", "-o", "name").split()) == 1
@@ -130,4 +130,4 @@ def retention(node: clusters.Cluster, namespace: str) -> None:
     assert status["lastSuccessfulTime"] == status["lastRunTime"]
 
     kubectl("delete", "retention", "purge")
-    kubectl("wait", "cronjob/mlflow-retention-purge", "--for=delete", "--timeout=60s")
+    kubectl("wait", "cronjob/mlflow-retention-purge", "--for=delete", "--timeout=300s")
