@@ -182,10 +182,13 @@ mlflow.set_experiment(os.environ["EXPERIMENT"])
 with mlflow.start_run() as run:
     mlflow.log_metrics({f"m{i}": i for i in range(50)})
     mlflow.log_metric("bad // name", 1.0)
-    mlflow.log_param("model", "a")
+    mlflow.log_param("model", "active")
     mlflow.log_param("model", "b")
     client.log_metric(run.info.run_id, "text", "no number")
+    mlflow.log_metric("far", 1.0, step=1 << 63)
+    mlflow.log_metrics({0: 0.5})
     mlflow.log_param("after", "x")
+    mlflow.log_metric("after", 1.0)
 client.log_metric("0" * 32, "nobody", 1.0)
 mlflow.flush_async_logging()
 time.sleep(1.5)
@@ -196,13 +199,13 @@ print(run.info.run_id)
     run_id = logging_to.run(program)
     assert logging_to.sync().returncode == 1
     run = plain.get_run(run_id)
-    assert len(run.data.metrics) == 50
-    assert run.data.params == {"model": "a", "after": "x"}
-    assert run.data.tags["mlplatform.rejected"] == "3"
+    assert run.data.metrics == {**{f"m{i}": i for i in range(50)}, "after": 1.0}
+    assert run.data.params == {"model": "active", "after": "x"}
+    assert run.data.tags["mlplatform.rejected"] == "5"
     listed = logging_to.mlplatform("spool", "quarantine", "--json")
     assert listed.returncode == 1
     errors = [r["error"] for r in json.loads(listed.stdout)["spools"][0]["records"]]
-    assert len(errors) == 4
+    assert len(errors) == 6
     assert logging_to.mlplatform("spool", "status").returncode == 1
     assert logging_to.warnings.count("the tracking server refuses some of what is logged") == 1
     assert logging_to.mlplatform("spool", "quarantine", "--retry").returncode == 0
