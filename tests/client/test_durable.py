@@ -115,8 +115,11 @@ def test_an_experiment_that_no_answer_told_of_is_used_and_not_made_again(
     assert logging.run(program, MLFLOW_EXPERIMENT_NAME=name) == experiment
     assert proxy.count("experiments/create") == 1
     # A create that was not asked about before fails as MLflow's own does.
-    refused = logging.start(f"client.create_experiment({name!r})")
-    assert "RESOURCE_ALREADY_EXISTS" in refused.communicate(timeout=120)[1]
+    new = f"{name}-new"
+    made = f"client.get_experiment_by_name({new!r}); client.create_experiment({new!r})\n"
+    for program in (f"client.create_experiment({name!r})", f"{made}client.create_experiment({new!r})"):
+        refused = logging.start(program)
+        assert "RESOURCE_ALREADY_EXISTS" in refused.communicate(timeout=120)[1]
     assert logging.sync().returncode == 0
     assert len(plain.search_runs([experiment])) == 1
 
@@ -150,6 +153,29 @@ def test_what_is_not_installed_is_not_looked_for_at_each_call(logging_to: Loggin
     # On Databricks it is asked as before.
     there, _ = json.loads(logging_to.run(_TRIED, MLPLATFORM_OFFLINE="1", DATABRICKS_RUNTIME_VERSION="15.4"))
     assert "dbruntime" in there
+
+
+def test_what_another_package_tells_of_databricks_is_asked_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking.context import registry as contexts
+    from mlflow.tracking.context.default_context import DefaultRunContext
+    from mlflow.tracking.default_experiment import registry as experiments
+    from mlflow.tracking.request_header import registry as headers
+
+    from mlflow_platform.client import plugin
+
+    theirs = type("Theirs", (DefaultRunContext,), {"__module__": "company.databricks_context"})()
+    of_runs = contexts._run_context_provider_registry
+    for registry in (
+        of_runs,
+        experiments._default_experiment_provider_registry,
+        headers._request_header_provider_registry,
+    ):
+        monkeypatch.setattr(registry, "_registry", [*registry._registry, theirs])
+    plugin._ask_databricks_only_there()
+    assert theirs in of_runs._registry
+    left = {type(p).__module__.rpartition(".")[2] for p in of_runs._registry}
+    assert "git_context" in left
+    assert "databricks_notebook_context" not in left
 
 
 def test_every_kind_of_fault_in_between_and_everything_arrives_once(
