@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 from mlflow_platform.cli.root import run
 from mlflow_platform.cli.transfer import open_target
@@ -16,7 +18,7 @@ from mlflow_platform.client import AgentSettings
 from mlflow_platform.config import load
 from mlflow_platform.errors import BadDocuments
 from mlflow_platform.local import Stack
-from tests.workloads.ran import Workload, Workloads
+from tests.workloads.ran import ROOT, Workload, Workloads
 
 pytest_plugins = ("tests.workloads.fixtures",)
 
@@ -195,6 +197,75 @@ def test_w4_6_agents_that_log_at_once_lose_nothing(workloads: Workloads) -> None
             together = logged.client.get_metric_history(runs[side].info.run_id, f"agent_{number}")
             assert sorted((m.step, m.value) for m in together) == [(s, s) for s in range(200)]
             assert traces.count(own.info.run_id) == 5
+
+
+@pytest.fixture(scope="module")
+def production() -> list[dict[str, Any]]:
+    """What `mlplatform render --profile production` makes; tests/cluster tries it on a cluster."""
+    text = (ROOT / "manifests" / "production" / "mlflow.yaml").read_text("utf-8")
+    return [d for d in yaml.safe_load_all(text) if d]
+
+
+def test_w4_7_production_has_logins_tls_to_its_database_replicas_and_an_s3_store(
+    production: list[dict[str, Any]],
+) -> None:
+    def one(kind: str) -> Any:
+        (found,) = (d for d in production if d["kind"] == kind)
+        return found.get("spec")
+
+    auth = configparser.ConfigParser()
+    (text,) = (d["data"]["auth.ini"] for d in production if "auth.ini" in d.get("data", {}))
+    auth.read_string(text)
+    # Basic auth, or the function of an identity provider in its place: docs/serving.md.
+    assert auth["mlflow"]["authorization_function"].endswith(":authenticate_request_basic_auth")
+    assert auth["mlflow"]["default_permission"] == "NO_PERMISSIONS"
+    pod = one("Deployment")["template"]["spec"]
+    variables = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
+    assert variables["PGSSLMODE"] == "require"
+    assert variables["MLFLOW_ARTIFACTS_DESTINATION"].startswith("s3://")
+    assert one("HorizontalPodAutoscaler")["minReplicas"] >= 2
+    assert one("PodDisruptionBudget")["maxUnavailable"] == 1
+    assert {c["topologyKey"] for c in pod["topologySpreadConstraints"]} >= {"kubernetes.io/hostname"}
+    assert one("Cluster")["instances"] >= 2
+
+
+def test_w4_8_alerts_on_the_growth_of_artifacts_connections_and_availability(
+    production: list[dict[str, Any]],
+) -> None:
+    """That each fires on its trouble alone is tried in tests/cluster/test_alerts.py."""
+    (rules,) = (d for d in production if d["kind"] == "PrometheusRule")
+    asked = {r["alert"]: r["expr"] for group in rules["spec"]["groups"] for r in group["rules"]}
+    for alert, metric in {
+        "MLflowVolumeFillsUp": "predict_linear",
+        "MLflowVolumeNearlyFull": "kubelet_volume_stats_available_bytes",
+        "MLflowDatabaseConnections": "cnpg_backends_total",
+        "MLflowDown": "kube_deployment_status_replicas_available",
+        "MLflowErrors": "mlflow_http_request_total",
+    }.items():
+        assert metric in asked[alert], alert
+
+
+def test_w4_9_every_document_is_found_from_the_first_page() -> None:
+    pages: dict[Path, str] = {}
+    ahead = [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page not in pages:
+            pages[page] = page.read_text("utf-8")
+            links = re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", pages[page])
+            ahead += [(page.parent / link).resolve() for link in links]
+    named = {page.relative_to(ROOT).as_posix() for page in pages}
+    assert {p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md")} <= named
+    # Architecture with a diagram; health, restore, scaling of the store, troubleshooting.
+    assert "## The shape of it\n\n```text" in pages[ROOT / "README.md"]
+    for page, part in {
+        "developer-guide": "# Logging from a program",
+        "operations": "## Store",
+        "backup": "## Runbook",
+        "deploy": "## Monitoring",
+        "troubleshooting": "# When something was not logged",
+    }.items():
+        assert part in pages[ROOT / "docs" / f"{page}.md"], page
 
 
 def test_w4_10_versions_of_an_agent_their_history_and_the_way_back(analytics: Workload) -> None:
