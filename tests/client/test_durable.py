@@ -31,6 +31,7 @@ with mlflow.start_run(run_name="one") as run:
     mlflow.log_dict({"a": 1}, "b.json")
     numbers = __import__("numpy").arange(3)
     mlflow.log_input(mlflow.data.from_numpy(numbers, name="numbers"), context="training")
+    mlflow.log_metric("numbered", 0.5, step=numbers[2])
     mlflow.log_metric("asynchronous", 2.0, synchronous=False).wait()
     with mlflow.start_run(nested=True, run_name="child") as child:
         mlflow.log_param("stage", "draft")
@@ -49,6 +50,7 @@ def check_everything(plain: Any, logged: dict[str, str]) -> None:
     assert run.info.run_name == "one"
     history = plain.get_metric_history(logged["run"], "loss")
     assert [(m.step, m.value) for m in history] == [(i, 1 / (i + 1)) for i in range(5)]
+    assert [m.step for m in plain.get_metric_history(logged["run"], "numbered")] == [2]
     assert run.data.metrics["nan"] != run.data.metrics["nan"]
     assert run.data.metrics["asynchronous"] == 2.0
     assert run.data.params == {f"p{i}": str(i) for i in range(150)}
