@@ -97,6 +97,9 @@ def test_w4_1_an_agents_settings_come_from_yaml(tmp_path: Path) -> None:
         f"{file}:2:1: log_prompts is 'maybe', not true or false",
         f"{file}:3:1: log_artifacts is 1, not true or false",
     ]
+    file.write_text("all: &all {log_prompts: maybe}\n<<: *all\nmlflow_experiment: x\n")
+    with pytest.raises(BadDocuments, match="log_prompts is 'maybe', not true or false"):
+        AgentSettings.load(file)
 
 
 def test_w4_2_a_callback_handler_logs_calls_of_models_and_who_made_them(analytics: Workload) -> None:
@@ -130,11 +133,14 @@ def test_w4_2_prompts_stay_here_where_the_agents_settings_say_so(analytics: Work
     quiet, failed = sorted(traces_of(analytics, "hidden"), key=lambda t: t.info.request_time)
     for trace in (quiet, failed):
         for span in trace.data.spans:
-            assert "PROV" not in json.dumps([span.inputs, span.outputs, span.attributes]), span.name
+            logged = json.dumps(span.to_dict(), default=str)
+            assert "PROV" not in logged, span.name
+            assert "a node that fails" not in logged, "an error may repeat what was asked"
     (call,) = (s for s in quiet.data.spans if s.span_type == "CHAT_MODEL")
     assert call.attributes["total_tokens"] > 0
     assert analytics.printed["failed"] == "a node that fails"
     assert failed.info.state == "ERROR"
+    assert "RuntimeError" in [s.attributes.get("exception.type") for s in failed.data.spans]
 
 
 def test_w4_3_retrieval_has_its_query_documents_and_scores(analytics: Workload) -> None:
