@@ -63,6 +63,12 @@ def test_a_batch_goes_over_the_wire_as_mlflows_own_client_sends_it(
         {"m": [["m", 10**400, 1, 0]]},
         {"m": [["m", 1.0, 1, 0.5]]},
         {"m": [["m", 1.0, 1]]},
+        # The server reads nothing of these, nor of what follows them, and answers 200.
+        {"m": [["m", 1.0, 1, 1 << 63]]},
+        {"m": [["m", 1.0, -(1 << 63) - 1, 0]]},
+        {"m": [["m", 1.0, 1, 0, None, 5, "digest"]]},
+        {"m": [["m", 1.0, 1, 0, 5, None, None]]},
+        {"m": [[0, 1.0, 1, 0]]},
         {"p": [["p", None]]},
         {"p": [[7, "x"]]},
         {"t": [["t", "\udfff"]]},
@@ -73,5 +79,5 @@ def test_what_mlflows_client_would_not_send_is_the_records_own_fault(record: Rec
     batch = Batch()
     batch.add({"op": "log", **record})
     with pytest.raises((TypeError, ValueError, OverflowError)) as caught:
-        batch.request("run", str)
+        batch.request("run", lambda name: name)
     assert isinstance(understand(caught.value, remote=True), Rejected)

@@ -31,6 +31,7 @@ with mlflow.start_run(run_name="one") as run:
     mlflow.log_dict({"a": 1}, "b.json")
     numbers = __import__("numpy").arange(3)
     mlflow.log_input(mlflow.data.from_numpy(numbers, name="numbers"), context="training")
+    mlflow.log_metric("numbered", 0.5, step=numbers[2])
     mlflow.log_metric("asynchronous", 2.0, synchronous=False).wait()
     with mlflow.start_run(nested=True, run_name="child") as child:
         mlflow.log_param("stage", "draft")
@@ -49,6 +50,7 @@ def check_everything(plain: Any, logged: dict[str, str]) -> None:
     assert run.info.run_name == "one"
     history = plain.get_metric_history(logged["run"], "loss")
     assert [(m.step, m.value) for m in history] == [(i, 1 / (i + 1)) for i in range(5)]
+    assert [m.step for m in plain.get_metric_history(logged["run"], "numbered")] == [2]
     assert run.data.metrics["nan"] != run.data.metrics["nan"]
     assert run.data.metrics["asynchronous"] == 2.0
     assert run.data.params == {f"p{i}": str(i) for i in range(150)}
@@ -115,8 +117,11 @@ def test_an_experiment_that_no_answer_told_of_is_used_and_not_made_again(
     assert logging.run(program, MLFLOW_EXPERIMENT_NAME=name) == experiment
     assert proxy.count("experiments/create") == 1
     # A create that was not asked about before fails as MLflow's own does.
-    refused = logging.start(f"client.create_experiment({name!r})")
-    assert "RESOURCE_ALREADY_EXISTS" in refused.communicate(timeout=120)[1]
+    new = f"{name}-new"
+    made = f"client.get_experiment_by_name({new!r}); client.create_experiment({new!r})\n"
+    for program in (f"client.create_experiment({name!r})", f"{made}client.create_experiment({new!r})"):
+        refused = logging.start(program)
+        assert "RESOURCE_ALREADY_EXISTS" in refused.communicate(timeout=120)[1]
     assert logging.sync().returncode == 0
     assert len(plain.search_runs([experiment])) == 1
 
@@ -152,6 +157,29 @@ def test_what_is_not_installed_is_not_looked_for_at_each_call(logging_to: Loggin
     assert "dbruntime" in there
 
 
+def test_what_another_package_tells_of_databricks_is_asked_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking.context import registry as contexts
+    from mlflow.tracking.context.default_context import DefaultRunContext
+    from mlflow.tracking.default_experiment import registry as experiments
+    from mlflow.tracking.request_header import registry as headers
+
+    from mlflow_platform.client import plugin
+
+    theirs = type("Theirs", (DefaultRunContext,), {"__module__": "company.databricks_context"})()
+    of_runs = contexts._run_context_provider_registry
+    for registry in (
+        of_runs,
+        experiments._default_experiment_provider_registry,
+        headers._request_header_provider_registry,
+    ):
+        monkeypatch.setattr(registry, "_registry", [*registry._registry, theirs])
+    plugin._ask_databricks_only_there()
+    assert theirs in of_runs._registry
+    left = {type(p).__module__.rpartition(".")[2] for p in of_runs._registry}
+    assert "git_context" in left
+    assert "databricks_notebook_context" not in left
+
+
 def test_every_kind_of_fault_in_between_and_everything_arrives_once(
     proxied: tuple[Logging, Proxy], plain: Any
 ) -> None:
@@ -182,10 +210,13 @@ mlflow.set_experiment(os.environ["EXPERIMENT"])
 with mlflow.start_run() as run:
     mlflow.log_metrics({f"m{i}": i for i in range(50)})
     mlflow.log_metric("bad // name", 1.0)
-    mlflow.log_param("model", "a")
+    mlflow.log_param("model", "active")
     mlflow.log_param("model", "b")
     client.log_metric(run.info.run_id, "text", "no number")
+    mlflow.log_metric("far", 1.0, step=1 << 63)
+    mlflow.log_metrics({0: 0.5})
     mlflow.log_param("after", "x")
+    mlflow.log_metric("after", 1.0)
 client.log_metric("0" * 32, "nobody", 1.0)
 mlflow.flush_async_logging()
 time.sleep(1.5)
@@ -196,13 +227,13 @@ print(run.info.run_id)
     run_id = logging_to.run(program)
     assert logging_to.sync().returncode == 1
     run = plain.get_run(run_id)
-    assert len(run.data.metrics) == 50
-    assert run.data.params == {"model": "a", "after": "x"}
-    assert run.data.tags["mlplatform.rejected"] == "3"
+    assert run.data.metrics == {**{f"m{i}": i for i in range(50)}, "after": 1.0}
+    assert run.data.params == {"model": "active", "after": "x"}
+    assert run.data.tags["mlplatform.rejected"] == "5"
     listed = logging_to.mlplatform("spool", "quarantine", "--json")
     assert listed.returncode == 1
     errors = [r["error"] for r in json.loads(listed.stdout)["spools"][0]["records"]]
-    assert len(errors) == 4
+    assert len(errors) == 6
     assert logging_to.mlplatform("spool", "status").returncode == 1
     assert logging_to.warnings.count("the tracking server refuses some of what is logged") == 1
     assert logging_to.mlplatform("spool", "quarantine", "--retry").returncode == 0

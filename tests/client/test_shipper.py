@@ -157,6 +157,21 @@ def test_what_is_refused_is_put_away_and_nothing_else(bench: Bench) -> None:
     assert sorted(r["spans"][0]["n"] for r in bench.target.got) == [i for i in range(20) if i != 7]
 
 
+def test_keys_that_are_no_text_reach_the_server_that_refuses_them(bench: Bench) -> None:
+    """One of them must not end the shipper, and each that is started after it."""
+    odd: list[Record] = [
+        {"m": [[0, 0.5, 1, 0]]},
+        {"m": [["of no model", 0.5, 1, 0, ["m"], None, None]]},
+        {"p": [[["a", "b"], "x"]]},
+        {"t": [[None, "x"]]},
+        {"t": [["mlflow.parentRunId", ["a"]]]},
+    ]
+    records: list[Record] = [{"op": "log", "run": "a", **one} for one in odd]
+    bench.put(create("a"), *records, metric("a", 1))
+    bench.ship()
+    assert bench.target.got[1:] == [*records, metric("a", 1)]
+
+
 def test_a_doubtful_failure_is_put_away_only_while_others_get_through(bench: Bench) -> None:
     bench.target.fault = lambda rs: Doubtful("500") if rs[0]["run"] == "bad" else None
     bench.put(create("bad"))

@@ -88,6 +88,39 @@ def test_w1_7_experiments_are_listed(logged: Logged, capsys: pytest.CaptureFixtu
     assert f"did you mean {EXPERIMENT!r}?" in capsys.readouterr().err
 
 
+def test_w1_7_a_run_whose_times_are_nanoseconds_is_listed_with_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    of = [
+        client.create_run("0", start_time=start) for start in (1_700_000_000_000, 1_700_000_000_000_000_000)
+    ]
+    started = {
+        r["run id"]: r["started"] for r in found_by(capsys, "runs", "list", "0", "--tracking-uri", uri)
+    }
+    first, second = (r.info.run_id for r in of)
+    assert started == {first: "2023-11-14 22:13:20Z", second: "1700000000000000000 ms"}
+    frame = frames.runs_frame(reading.runs(client, reading.experiments(client))).set_index("run_id")
+    assert frame["start_time"].isna().to_dict() == {first: False, second: True}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("traces", "search", "--slower-than", "nan"),
+        ("traces", "search", "--slower-than", "inf"),
+        ("traces", "search", "--slower-than", "1e30"),
+        ("runs", "summary", "accuracy", "--by", "stage", "--level", "nan"),
+    ],
+)
+def test_w1_7_what_is_no_number_of_a_range_is_wrong_usage(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(list(arguments)) == EXIT_USAGE
+    assert arguments[-2] in capsys.readouterr().err
+
+
 def test_w1_7_runs_are_searched_by_plain_flags(logged: Logged, capsys: pytest.CaptureFixture[str]) -> None:
     search = ("runs", "search", "-e", EXPERIMENT)
     wanted = {i for n, i in enumerate(logged.ids) if n % 3 == 0 and n % 2}

@@ -163,6 +163,48 @@ def test_w1_5_tracking_never_breaks_the_work(workloads: Workloads, how: str) -> 
     assert "log_metrics" in written
 
 
+#: Values that raise when they are looked at.
+_AWKWARD = """
+import asyncio
+from mlflow_platform.client import AsyncMLflowTracker, MLflowTracer, MLflowTracker
+class Silent:
+    def __str__(self): raise RuntimeError("has no words")
+class Nothing: pass
+round_and_round = []
+round_and_round.append(round_and_round)
+tracker = MLflowTracker()
+tracer = MLflowTracer(tracker)
+with tracker.start_job_run("1", tags={"of": Silent()}) as run:
+    for awkward in ({"of": Silent()}, None):
+        run.log_params(awkward)
+        tracker.set_tags(awkward)
+    run.log_metrics(None)
+    run.log_metrics({"of": "no number"})
+    run.log_dict_artifact(round_and_round, "round.json")
+    with tracer.trace_retrieval("q") as search:
+        search.found([Nothing()])
+        search.reranked(Nothing())
+        search.context(None)
+    with tracer.trace_llm_call("m", "p") as call:
+        call.answered("a", prompt_tokens=1, completion_tokens="2")
+async def optimise():
+    of = AsyncMLflowTracker(tracker=tracker)
+    async with of.start_run("program", "1"):
+        await of.log_training_data([Nothing()])
+        await of.log_key_improvements(None)
+        await of.log_algorithm_parameters(None)
+asyncio.run(optimise())
+print(tracker.session.guard.failures)
+"""
+
+
+def test_w1_5_values_that_cannot_be_logged_do_not_break_the_work(workloads: Workloads) -> None:
+    variables = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = workloads.run_plain([sys.executable, "-c", _AWKWARD], **variables, MLPLATFORM_OFFLINE="1")
+    assert (done.returncode, done.stdout) == (0, "15\n"), done.stderr
+    assert done.stderr.count("not logged") == 1, done.stderr
+
+
 def test_w1_6_every_event_is_a_line_of_a_file_too(research: Workload) -> None:
     lines = (research.folder / "research.jsonl").read_text("utf-8").splitlines()
     events = [json.loads(line) for line in lines]

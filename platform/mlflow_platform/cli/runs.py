@@ -20,6 +20,7 @@ from mlflow_platform.cli.analysis import (
     search,
     server_option,
 )
+from mlflow_platform.cli.arguments import Number
 from mlflow_platform.errors import BadInput
 
 if TYPE_CHECKING:
@@ -214,9 +215,7 @@ def best_command(
     "--stages", help="The groups are stages, in this order: a,b,c. Prints the changes between them."
 )
 @click.option("--rank", is_flag=True, help="Tests of ranks (Mann-Whitney U) instead of means (Welch's t).")
-@click.option(
-    "--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals."
-)
+@click.option("--level", type=Number(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 @click.option(
     "--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw it, too: .svg, .png or .pdf."
 )

@@ -15,6 +15,10 @@ from mlflow_platform.cli.analysis import (
     print_table,
     server_option,
 )
+from mlflow_platform.cli.arguments import Number
+
+#: Seconds: 31 years, which a database can still compare with in milliseconds.
+_LONGEST = 1e9
 
 
 @click.group("traces")
@@ -35,7 +39,7 @@ def traces_command() -> None:
     "--status", type=click.Choice(["OK", "ERROR", "IN_PROGRESS"]), help="Only traces that ended so."
 )
 @click.option(
-    "--slower-than", type=click.FloatRange(0), metavar="SECONDS", help="Only traces that took longer."
+    "--slower-than", type=Number(0, _LONGEST), metavar="SECONDS", help="Only traces that took longer."
 )
 @click.option("--name", help="Only traces of this name.")
 @click.option(

@@ -49,9 +49,10 @@ class AgentSettings:
         problems = []
         for name, kind in _LOGGING.items():
             if name in values and not isinstance(values[name], kind):
-                mark = marks[name]
+                mark = marks.get(name)  # none where it was merged from elsewhere
+                where = Location(str(path), mark.line + 1, mark.column + 1) if mark else Location(str(path))
                 what = f"{name} is {values[name]!r}, not {'true or false' if kind is bool else 'a text'}"
-                problems.append(Problem(what, where=Location(str(path), mark.line + 1, mark.column + 1)))
+                problems.append(Problem(what, where=where))
         if not values.get("mlflow_experiment"):
             problems.append(
                 Problem(

@@ -24,6 +24,9 @@ PARENT_TAG = "mlflow.parentRunId"  # mlflow/utils/mlflow_tags.py
 MAX_ENTITIES = 1000
 MAX_PARAMS = MAX_TAGS = 100
 MAX_BYTES = 900_000
+#: What protobuf's int64 holds: of a number beyond it MLflow's server reads nothing, nor what follows it, and
+#: answers 200 (mlflow/server/handlers.py, `_get_request_message`).
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 #: JSON around one entity: braces, field names, a value, a timestamp, a step, and a model's id.
 _FRAME_BYTES = 250
 
@@ -35,8 +38,8 @@ class Batch:
     """What one log_batch call sends. A param or tag key occurs once."""
 
     metrics: list[Entity] = field(default_factory=list)
-    params: dict[str, Entity] = field(default_factory=dict)
-    tags: dict[str, Entity] = field(default_factory=dict)
+    params: dict[Any, Entity] = field(default_factory=dict)
+    tags: dict[Any, Entity] = field(default_factory=dict)
     size: int = 0
 
     def __len__(self) -> int:
@@ -45,7 +48,7 @@ class Batch:
     def takes(self, record: Record) -> bool:
         """Add a whole record if it fits; False, and nothing added, if it does not."""
         metrics, params, tags = record.get("m", ()), record.get("p", ()), record.get("t", ())
-        size = sum([_FRAME_BYTES + len(m[0]) for m in metrics])
+        size = sum([_FRAME_BYTES + len(str(m[0])) for m in metrics])
         if params or tags:
             size += sum(_size(e) for entities in (params, tags) for e in entities)
         count = len(self.metrics) + len(self.params) + len(self.tags)
@@ -54,7 +57,7 @@ class Batch:
             or len(self.params) + len(params) > MAX_PARAMS
             or len(self.tags) + len(tags) > MAX_TAGS
             or self.size + size > MAX_BYTES
-            or any(self.params.get(p[0], p) != p for p in params)
+            or any(self.params.get(_key(p), p) != p for p in params)
         ):
             return False
         self.size += size
@@ -66,9 +69,9 @@ class Batch:
         self.metrics += record.get("m", ())
         # MLflow refuses a second value of a param: the one that came second must come to it second.
         for param in record.get("p", ()):
-            self.params[param[0]] = param
+            self.params[_key(param)] = param
         for tag in record.get("t", ()):
-            self.tags[tag[0]] = tag
+            self.tags[_key(tag)] = tag
 
     def request(self, run: str, real: Callable[[str], str]) -> bytes:
         """The body of a log_batch, as MLflow's REST API takes it; `real` gives the server's ids.
@@ -138,20 +141,32 @@ def _metric(entity: Entity, real: Callable[[str], str]) -> dict[str, Any]:
         "key": _text(key),
         # What JSON has no numbers for, in protobuf's words for it.
         "value": value if isfinite(value) else as_json(value),
-        "timestamp": int(index(timestamp)),
-        "step": int(index(step)),
+        "timestamp": _whole(timestamp),
+        "step": _whole(step),
     }
     if len(entity) > 4:
         model, dataset, digest = entity[4:]
         named = {"model_id": model and real(model), "dataset_name": dataset, "dataset_digest": digest}
-        made.update({k: v for k, v in named.items() if v})
+        made.update({k: _text(v) for k, v in named.items() if v})
     return made
+
+
+def _whole(value: Any) -> int:
+    number = int(index(value))
+    if not _LEAST <= number <= _MOST:
+        raise OverflowError(f"{number} has more than 64 bits")
+    return number
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _key(entity: Entity) -> Any:
+    """What a param or tag is told apart by; also one whose key is no text, which its server will refuse."""
+    return entity[0] if isinstance(entity[0], str) else (repr(entity[0]),)
 
 
 def _size(entity: Entity) -> int:

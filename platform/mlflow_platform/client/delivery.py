@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,6 +26,9 @@ from mlflow_platform.errors import Rejected, Transient
 #: The tag of a run that counts its records in quarantine.
 REJECTED_TAG = "mlplatform.rejected"
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
+#: What each record of a run is refused for that was deleted, or whose experiment was (`_check_run_is_active`
+#: of MLflow's stores). Quotes alone would not do: refusals quote what was logged.
+_DELETED = re.compile(r"(\w+: )?The (run|experiment) \S+ must be in (the )?'active' ")
 _SOURCE_RUN = "mlflow.sourceRun"  # mlflow/tracing/constant.py, TraceMetadataKey.SOURCE_RUN
 
 
@@ -132,7 +136,7 @@ class Delivery:
             with self._understood():
                 (self._post_batch if self.remote else self._store_batch)(self.ids.real(run), batch)
         except Rejected as error:
-            if len(batch) == 1 or error.code == "RESOURCE_DOES_NOT_EXIST" or "'active'" in str(error):
+            if len(batch) == 1 or error.code == "RESOURCE_DOES_NOT_EXIST" or _DELETED.match(str(error)):
                 self.put_away(batch.record(run), error)
                 return
             for half in batch.halves():

@@ -12,7 +12,6 @@ from typing import Any, ParamSpec, Self, TypeVar
 from mlflow_platform.client import pickles
 from mlflow_platform.client.analysis import reading
 from mlflow_platform.client.config import MLflowConfig
-from mlflow_platform.client.events import as_json
 from mlflow_platform.client.improvement import Samples, improvement, significance
 from mlflow_platform.client.names import run_name
 from mlflow_platform.client.run import NO_RUN, Run
@@ -107,24 +106,28 @@ class AsyncMLflowTracker:
 
     async def log_training_data(self, examples: Sequence[Mapping[str, Any]]) -> None:
         """`training_data.json`: the examples."""
-        await self._json([as_json(dict(e)) for e in examples], "training_data.json")
+        await self._json(lambda: [dict(e) for e in examples], "training_data.json")
 
     async def log_key_improvements(self, improvements: Sequence[str]) -> None:
         """`key_improvements.txt`: one a line."""
-        text = "".join(f"{line}\n" for line in improvements)
-        await self._aside(self.tracker.log_text_artifact, text, "key_improvements.txt")
+        file = "key_improvements.txt"
+
+        def log() -> None:
+            self.tracker.log_text_artifact("".join(f"{line}\n" for line in improvements), file)
+
+        await self._aside(self._guard.call, file, log)
 
     async def log_algorithm_parameters(self, parameters: Mapping[str, Any]) -> None:
         """`algorithm_parameters.json`: the optimiser's settings."""
-        await self._json(dict(parameters), "algorithm_parameters.json")
+        await self._json(lambda: dict(parameters), "algorithm_parameters.json")
 
     async def _aside(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Log in a thread; a thread costs 50 microseconds, so where nothing is tracked there is none."""
         if not self.tracker._idle:
             await asyncio.to_thread(call, *args, **kwargs)
 
-    async def _json(self, content: Any, file: str) -> None:
-        await self._aside(self.tracker.log_dict_artifact, content, file)
+    async def _json(self, content: Callable[[], Any], file: str) -> None:
+        await self._aside(self._guard.call, file, lambda: self.tracker.log_dict_artifact(content(), file))
 
     async def save_model(self, model: Any, name: str, metadata: Mapping[str, Any] | None = None) -> None:
         """`models/<name>.pkl` and `models/<name>_metadata.json`, with the pickle's SHA-256 in the latter."""

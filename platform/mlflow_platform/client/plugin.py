@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from mlflow_platform.client.store import DurableStore
 
 PREFIX = "durable+"
+_OF_DATABRICKS = re.compile(r"mlflow\.tracking\..*\.databricks_")
 
 
 def tracking_store(
@@ -62,8 +64,9 @@ def _ask_databricks_only_there() -> None:
         experiments._default_experiment_provider_registry,
         headers._request_header_provider_registry,
     ):
+        # MLflow's own only: other packages may have theirs.
         registry._registry[:] = [
-            p for p in registry._registry if not type(p).__module__.partition(".databricks_")[1]
+            p for p in registry._registry if not _OF_DATABRICKS.match(type(p).__module__)
         ]
 
 

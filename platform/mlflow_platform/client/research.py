@@ -121,4 +121,5 @@ class _QueryRun(Run):
 
 def _name(ontology: str, query: str) -> str:
     """The same question of one ontology has the same name."""
-    return f"{ontology}-{hashlib.sha256(query.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(query.encode("utf-8", "backslashreplace")).hexdigest()
+    return f"{ontology}-{digest[:8]}"

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mlflow_platform.client.events import as_json
+from mlflow_platform.client.guard import Guard
 
 if TYPE_CHECKING:
     from mlflow_platform.client.tracker import MLflowTracker
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 class Recorder(ABC):
     """What a run and a tracker, which stands for its current run, have in common.
 
-    Nothing here raises or returns anything: see `Guard`.
+    Nothing here raises or returns anything, whatever it is given: see `Guard`.
     """
 
+    guard: Guard
     #: Nothing is logged to anywhere: every call returns at once.
     _idle = False
 
@@ -29,7 +31,7 @@ class Recorder(ABC):
         """Log parameters; those that are None are left out."""
         if self._idle:
             return
-        kept = {k: str(v) for k, v in params.items() if v is not None}
+        kept = self.guard.call("log_params", _texts, params) or {}
 
         def send(client: Any, run_id: str) -> None:
             from mlflow.entities import Param
@@ -44,7 +46,7 @@ class Recorder(ABC):
         if self._idle:
             return
         now = time.time_ns() // 1_000_000
-        kept = {k: v for k, v in metrics.items() if v is not None}
+        kept = self.guard.call("log_metrics", _given, metrics) or {}
 
         def send(client: Any, run_id: str) -> None:
             from mlflow.entities import Metric
@@ -58,7 +60,7 @@ class Recorder(ABC):
         """Set tags; those that are None are left out."""
         if self._idle:
             return
-        kept = {k: str(v) for k, v in tags.items() if v is not None}
+        kept = self.guard.call("set_tags", _texts, tags) or {}
 
         def send(client: Any, run_id: str) -> None:
             from mlflow.entities import RunTag
@@ -79,10 +81,11 @@ class Recorder(ABC):
         """Log a JSON (or, by its name, YAML) file; what JSON has no numbers for becomes text."""
         if self._idle:
             return
-        plain = as_json(content)
-        self._record(
-            "log_dict_artifact", {"file": file}, lambda client, run: client.log_dict(run, plain, file)
-        )
+        # Now, not when it is sent: the program may change it.
+        if (plain := self.guard.call("log_dict_artifact", as_json, content)) is not None:
+            self._record(
+                "log_dict_artifact", {"file": file}, lambda client, run: client.log_dict(run, plain, file)
+            )
 
     def log_text_artifact(self, text: str, file: str) -> None:
         """Log a text file; its name's ending says what it is."""
@@ -111,17 +114,14 @@ class Run(Recorder):
     ) -> None:
         self.name = name
         self._tracker = tracker
-        self._tags = {k: str(v) for k, v in tags.items() if v is not None}
+        self.guard = tracker.guard
+        self._tags = self.guard.call("tags of a run", _texts, tags) or {}
         self._kind = kind
         self._began = 0.0
         self._attached = False
         self._outcome_given = "outcome" in self._tags
         self.parent: Run | None = None
         self.before: Run | None = None
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        self._outcome_given |= tags.get("outcome") is not None
-        super().set_tags(tags)
 
     def __enter__(self) -> Self:
         self.open(attach=not _in_event_loop())
@@ -142,7 +142,7 @@ class Run(Recorder):
             self.parent = self._tracker.current() if self._kind == "stage" else self._tracker.here()
         session = self._tracker.session
         if session.tracking:
-            session.guard.call("start of a run", self._create, attach)
+            self.guard.call("start of a run", self._create, attach)
         detail = {
             "name": self.name,
             "tags": self._tags,
@@ -184,7 +184,7 @@ class Run(Recorder):
         """End the run with a status of MLflow's: FINISHED, FAILED or KILLED."""
         self._tracker.note("end_run", run_id=self.run_id, status=status)
         if self.run_id:
-            self._tracker.session.guard.call("end of a run", self._end, status)
+            self.guard.call("end of a run", self._end, status)
 
     def _end(self, status: str) -> None:
         connection = self._tracker.session.open()
@@ -197,10 +197,11 @@ class Run(Recorder):
             connection.client.set_terminated(self.run_id, status)
 
     def _record(self, event: str, detail: dict[str, Any], send: Any) -> None:
+        self._outcome_given |= "outcome" in detail.get("tags", ())
         self._tracker.note(event, run_id=self.run_id, **detail)
         session = self._tracker.session
         if self.run_id and (connection := session.open()):
-            session.guard.call(event, send, connection.client, self.run_id)
+            self.guard.call(event, send, connection.client, self.run_id)
 
 
 class NoRun(Run):
@@ -226,11 +227,16 @@ class NoRun(Run):
     def end(self, status: str) -> None:
         pass
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        pass
-
 
 NO_RUN = NoRun()
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if v is not None}
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {k: str(v) for k, v in _given(values).items()}
 
 
 def _in_event_loop() -> bool:

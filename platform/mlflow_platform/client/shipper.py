@@ -159,7 +159,9 @@ class Shipper:
     def _may_go(self, head: Pending) -> bool:
         """Whether what the record speaks of is there: its run may be created by a record in another lane."""
         own = set(creates(head.record))
-        return not any(self._creating[i] for i in mentions(head.record) if i not in own)
+        # An id that is no text is the server's to refuse.
+        named = {i for i in mentions(head.record) if isinstance(i, str)}
+        return not any(self._creating[i] for i in named - own)
 
     def _try(self, name: str, lane: Lane) -> bool:
         # After a failure the first one alone: it may be the only one that fails.

@@ -337,6 +337,7 @@ class DurableStore(LoggedModels, Traces):
             if self.strict or not lost or (there := self.get_experiment_by_name(name)) is None:
                 raise
             return str(there.experiment_id)
+        self._missed.discard(name)
         return created
 
     @logs

@@ -108,23 +108,25 @@ class Retrieval(Traced):
 
     def found(self, documents: Sequence[str | Mapping[str, Any]]) -> None:
         """The documents, best first."""
-        if self._tracer is None:
-            return
-        self.set_outputs([document(d, rank) for rank, d in enumerate(documents, 1)])
-        self.set_attributes({"documents": len(documents), "scores": _scores(documents)})
+
+        def note(span: Any) -> None:
+            span.set_outputs(_ranked(documents))
+            span.set_attributes({"documents": len(documents), "scores": _scores(documents)})
+
+        self._do("documents", note)
 
     def reranked(self, documents: Sequence[str | Mapping[str, Any]], *, model: str | None = None) -> None:
         """The documents in their new order, as a span of its own."""
         if self._tracer is None:
             return
         with self._tracer.span("rerank", "RERANKER", attributes={"model": model} if model else None) as span:
-            span.set_outputs([document(d, rank) for rank, d in enumerate(documents, 1)])
+            span._do("documents", lambda live: live.set_outputs(_ranked(documents)))
 
     def context(self, text: str) -> None:
         """What of it the language model is given."""
-        if self._tracer is None:
-            return
-        self.set_attributes({"context": text, "context_characters": len(text)})
+        self._do(
+            "context", lambda span: span.set_attributes({"context": text, "context_characters": len(text)})
+        )
 
 
 class LLMCall(Traced):
@@ -139,17 +141,20 @@ class LLMCall(Traced):
         total_tokens: int | None = None,
     ) -> None:
         """What it answered, and at which cost. The total is the sum unless it is given."""
-        if self._tracer is None:
-            return
-        self.set_outputs(completion)
-        parts = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
-        if total_tokens is None and prompt_tokens is not None and completion_tokens is not None:
-            total_tokens = prompt_tokens + completion_tokens
-        counted = {k: v for k, v in {**parts, "total_tokens": total_tokens}.items() if v is not None}
-        self.set_attributes(counted)
-        if len(counted) == len(parts) + 1:
-            usage = ("input_tokens", "output_tokens", "total_tokens")
-            self.set_attributes({CHAT_USAGE: dict(zip(usage, counted.values(), strict=True))})
+
+        def note(span: Any) -> None:
+            span.set_outputs(completion)
+            total = total_tokens
+            if total is None and prompt_tokens is not None and completion_tokens is not None:
+                total = prompt_tokens + completion_tokens
+            parts = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+            counted = {k: v for k, v in {**parts, "total_tokens": total}.items() if v is not None}
+            span.set_attributes(counted)
+            if len(counted) == len(parts) + 1:
+                usage = ("input_tokens", "output_tokens", "total_tokens")
+                span.set_attributes({CHAT_USAGE: dict(zip(usage, counted.values(), strict=True))})
+
+        self._do("answer", note)
 
     def _finish(self) -> None:
         self.set_attributes({"latency_seconds": time.perf_counter() - self.began})
@@ -244,6 +249,10 @@ def document(found: str | Mapping[str, Any], rank: int) -> dict[str, Any]:
     text = found.get("text", found.get("page_content", ""))
     named = {"id": str(found["id"])} if "id" in found else {}
     return {"page_content": str(text), "metadata": metadata, **named}
+
+
+def _ranked(documents: Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [document(d, rank) for rank, d in enumerate(documents, 1)]
 
 
 def _scores(documents: Sequence[str | Mapping[str, Any]]) -> list[Any]:

@@ -33,6 +33,7 @@ class MLflowTracker(Recorder):
         events: str | os.PathLike[str] | None = None,
     ) -> None:
         self.session = Session(config, tracking_uri=tracking_uri, experiment_name=experiment_name)
+        self.guard = self.session.guard
         self.tags = dict(tags or {})
         self._events = EventLog(events) if events else None
         self._idle = not self.session.tracking and self._events is None
@@ -61,14 +62,6 @@ class MLflowTracker(Recorder):
         if self._idle:
             return NO_RUN
         return Run(self, stage, {**self.tags, "stage": stage, **(tags or {})}, kind="stage")
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        if self._idle:
-            return
-        if run := self.current():
-            run.set_tags(tags)  # which sees the outcome
-        else:
-            super().set_tags(tags)
 
     def current(self) -> Run | None:
         """The run that is open here. A thread that opened none logs to the job, if there is one only."""
@@ -105,7 +98,7 @@ class MLflowTracker(Recorder):
     def note(self, event: str, **fields: Any) -> None:
         """Write an event's line, where there is a file for it."""
         if self._events is not None:
-            self.session.guard.call("events", self._events.write, event, **fields)
+            self.guard.call("events", self._events.write, event, **fields)
 
     def _record(self, event: str, detail: dict[str, Any], send: Any) -> None:
         if self._idle:
@@ -116,4 +109,4 @@ class MLflowTracker(Recorder):
             return
         self.note(event, run_id=None, **detail)
         if self.session.tracking:
-            self.session.guard.failed(event, LookupError("no run is open here; open one with start_run"))
+            self.guard.failed(event, LookupError("no run is open here; open one with start_run"))

@@ -29,5 +29,7 @@ def _frame(rows: Sequence[Row], fixed: list[str], *times: str) -> pandas.DataFra
     more = sorted({k for row in rows for k in row} - set(fixed))
     frame = pandas.DataFrame(rows, columns=[*fixed, *more])
     for column in times:
-        frame[column] = pandas.to_datetime(pandas.to_numeric(frame[column]), unit="ms", utc=True)
+        # What pandas has no time for, as nanoseconds that were given for milliseconds, is NaT.
+        numbers = pandas.to_numeric(frame[column])
+        frame[column] = pandas.to_datetime(numbers, unit="ms", utc=True, errors="coerce")
     return frame

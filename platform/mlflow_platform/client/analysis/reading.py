@@ -299,12 +299,16 @@ def traces(
 
 
 def when(milliseconds: int | None) -> str | None:
-    """A time of MLflow's in UTC, to the second."""
+    """A time of MLflow's in UTC, to the second; the number itself where that is no year of ours, as when a
+    program has given nanoseconds."""
     from datetime import UTC, datetime
 
     if milliseconds is None:
         return None
-    return f"{datetime.fromtimestamp(milliseconds // 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
+    try:
+        return f"{datetime.fromtimestamp(milliseconds // 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return f"{milliseconds} ms"
 
 
 def _pages(page: Any) -> Iterator[Any]:

@@ -23,7 +23,8 @@ class MLflowCallbackHandler(BaseCallbackHandler):  # type: ignore[misc] # LangCh
     Every chain, node, model call, tool and retrieval is a span; each model call logs `prompt_tokens`,
     `completion_tokens`, `total_tokens` and `latency_seconds` to the tracker's current run, at a step that
     counts the calls. `agent` (tier, brand, KPI, ...) becomes tags of that run and attributes of every root
-    span. `log_prompts=False` keeps texts off the server, and leaves numbers. Never raises.
+    span. `log_prompts=False` keeps texts off the server, and leaves numbers and the types of exceptions.
+    Never raises.
     """
 
     # Callbacks in the caller's own thread and task: there the tracker's current run is known.
@@ -187,16 +188,25 @@ class MLflowCallbackHandler(BaseCallbackHandler):  # type: ignore[misc] # LangCh
         self._began.pop(run_id, None)
         span = self._open.pop(run_id, None)
         if span is not None:
-            self._session.guard.call("end of a span", _end_span, span, outputs, error, attributes)
+            self._session.guard.call(
+                "end of a span", _end_span, span, outputs, error, attributes, self._log_prompts
+            )
 
     def _text(self, value: Any) -> Any:
         return value if self._log_prompts else HIDDEN
 
 
 def _end_span(
-    span: Any, outputs: Any, error: BaseException | None, attributes: Mapping[str, Any] | None
+    span: Any,
+    outputs: Any,
+    error: BaseException | None,
+    attributes: Mapping[str, Any] | None,
+    log_prompts: bool,
 ) -> None:
-    if isinstance(error, Exception):
+    if error is not None and not log_prompts:
+        # Providers repeat in their errors what they were asked.
+        span.set_attribute("exception.type", type(error).__name__)
+    elif isinstance(error, Exception):
         span.record_exception(error)
     span.end(outputs=outputs, attributes=dict(attributes or {}), status="ERROR" if error else "OK")
 
