@@ -274,9 +274,11 @@ class S3Store:
             code = error.response["Error"].get("Code", "")
             status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
             if code in ("NoSuchKey", "404"):
-                raise _Missing from error
+                raise _Missing(
+                    f"{self.uri}: {code or status}", remedy="check the bucket's name and its prefix"
+                ) from error
             if status in (409, 412):
-                raise _Exists from error
+                raise _Exists(f"{self.uri}: {code or status}", remedy="run it again") from error
             what = f"{self.uri}: {code or status} {error.response['Error'].get('Message', '')}".rstrip()
             if code in _REFUSED or status in (401, 403):
                 raise Fatal(what, remedy="check the store's keys and the bucket's name") from error
@@ -324,9 +326,9 @@ def _moment(text: Any) -> datetime.datetime:
         return found
 
 
-class _Missing(Exception):
+class _Missing(Fatal):
     """There is no such object."""
 
 
-class _Exists(Exception):
-    """There is such an object already."""
+class _Exists(Transient):
+    """There is such an object already, or somebody else is at it."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from mlflow_platform.errors import Rejected, Transient
+from mlflow_platform.adapters.transfers import repeated
+from mlflow_platform.errors import BadInput, Rejected, Transient
 from mlflow_platform.server.dump import Source
 
 #: mlflow/server/handlers.py: where it serves artifacts.
@@ -29,22 +31,28 @@ class Proxy:
         )
 
     def probe(self) -> None:
-        """Raises `Transient` where nobody answers."""
+        """Raises `Transient` where nobody answers, `BadInput` where somebody sends us elsewhere: a login is
+        for the host that was named, and a redirected POST is none any more."""
         import urllib3
 
         try:
-            self._http.request("GET", f"{self._address}/health")
+            answer = self._http.request("GET", f"{self._address}/health")
         except urllib3.exceptions.HTTPError as error:
             raise Transient(
                 f"{self._address} cannot be reached: {type(error).__name__}",
                 remedy="check the address, and that the server runs; then run it again",
             ) from error
+        if 300 <= answer.status < 400:
+            to = answer.headers.get("Location", "elsewhere").partition("?")[0].removesuffix("/health")
+            raise BadInput(
+                f"{self._address} redirects to {to}", remedy="give the address that it redirects to"
+            )
 
     def files(self, prefix: str) -> Iterator[tuple[str, int]]:
         folders = [prefix.rstrip("/")]
         while folders:
             folder = folders.pop()
-            for one in self._list(folder):
+            for one in repeated(partial(self._list, folder)):
                 path = f"{folder}/{one['path']}"
                 if one.get("is_dir"):
                     folders.append(path)
@@ -84,7 +92,7 @@ class Proxy:
             raise Transient(f"{self.uri} cannot be reached: {type(error).__name__}") from error
 
     def _refuse(self, answer: Any, what: str) -> None:
-        if answer.status < 400:
+        if answer.status == 200:
             return
         if answer.status in (429, 500, 502, 503, 504):
             raise Transient(f"{self.uri} answered {answer.status} to {what}")
