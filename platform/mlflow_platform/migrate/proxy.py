@@ -20,23 +20,34 @@ _PATH = "api/2.0/mlflow-artifacts/artifacts"
 class Proxy:
     """A server's artifacts, below the root of its --artifacts-destination."""
 
-    def __init__(self, address: str, user: str | None, password: str | None, workers: int = 8) -> None:
+    def __init__(
+        self, address: str, user: str | None, password: str | None, *, ca: str | None = None, workers: int = 8
+    ) -> None:
+        """`ca`: a file with the authority behind the server's certificate. Default: the system's."""
         import urllib3
 
         self._address = address
         self.uri = f"{address}/{_PATH}"
         self._headers = urllib3.make_headers(basic_auth=f"{user}:{password or ''}") if user else {}
         self._http = urllib3.PoolManager(
-            maxsize=workers, timeout=urllib3.Timeout(connect=5.0, read=60.0), retries=False
+            maxsize=workers,
+            timeout=urllib3.Timeout(connect=5.0, read=60.0),
+            retries=False,
+            ca_certs=ca,
         )
 
     def probe(self) -> None:
-        """Raises `Transient` where nobody answers, `BadInput` where somebody sends us elsewhere: a login is
-        for the host that was named, and a redirected POST is none any more."""
+        """Raises `Transient` where nobody answers, `BadInput` where it is not known who does, or where we
+        are sent elsewhere: a login is for the host that was named, and a redirected POST is none any more."""
         import urllib3
 
         try:
             answer = self._http.request("GET", f"{self._address}/health")
+        except urllib3.exceptions.SSLError as error:
+            raise BadInput(
+                f"{self._address} has a certificate that is not trusted here",
+                remedy="name the file of its authority by MLFLOW_TRACKING_SERVER_CERT_PATH",
+            ) from error
         except urllib3.exceptions.HTTPError as error:
             raise Transient(
                 f"{self._address} cannot be reached: {type(error).__name__}",

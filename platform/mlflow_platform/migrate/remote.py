@@ -5,6 +5,7 @@ By the API come all values and ids. What it does not tell, stays: when a run was
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -55,8 +56,10 @@ def open_remote(
             remedy="set MLPLATFORM_SOURCE_PASSWORD to that user's",
         )
     host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-    credentials = MlflowHostCreds(host, username=user, password=secret)
-    proxy = Proxy(host, user, secret)
+    # As MLflow's own clients find it, whose `requests` also knows the second.
+    ca = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")
+    credentials = MlflowHostCreds(host, username=user, password=secret, server_cert_path=ca)
+    proxy = Proxy(host, user, secret, ca=ca)
     proxy.probe()  # MLflow's own client tries for minutes
     file = work / FILE
     create(file)
