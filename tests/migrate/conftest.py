@@ -118,6 +118,8 @@ class Source:
     address: str
     uri: str
     prefix: str
+    database: Path | None = None
+    """The file behind a server."""
 
 
 @pytest.fixture(scope="session")
@@ -175,7 +177,7 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
                 time.sleep(0.2)
             uri, prefix = f"http://127.0.0.1:{port}", f"remote{time.time_ns()}"
             populate(prefix, folder, {"MLFLOW_TRACKING_URI": uri})
-            yield Source(uri, uri, prefix)
+            yield Source(uri, uri, prefix, folder / "server.db")
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -51,6 +51,22 @@ def test_what_is_new_comes_and_what_differs_does_not(target: Target, small: Smal
     refused(target, small, tmp_path / "work", "is here already and differs from the source's")
 
 
+def test_another_machines_database_of_the_same_name(target: Target, small: Small, tmp_path: Path) -> None:
+    """Its experiments are others, whatever the ids that the first one's got."""
+    first = migrate(target, small.address, tmp_path / "work")
+    small.do("delete from params")
+    small.do("delete from runs")
+    small.do("update model_versions set run_id = null")
+    run = small.run()
+    small.do("update experiments set creation_time = 2 where experiment_id = 7")
+    refused(target, small, tmp_path / "work", "are here with other values")
+    second = migrate(target, small.address, tmp_path / "work", prefix="theirs-")
+    assert set(first.experiments.values()).isdisjoint(second.experiments.values())
+    assert target.client.get_run(run).info.experiment_id == second.experiments["7"]
+    again = migrate(target, small.address, tmp_path / "work", prefix="theirs-")
+    assert (again.rows.total(), again.experiments) == (0, second.experiments)
+
+
 def test_ids_of_experiments(target: Target, small: Small, tmp_path: Path) -> None:
     highest = target.one("select last_value from experiments_experiment_id_seq")
     kept = highest + 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -106,4 +107,11 @@ def test_a_file_store_that_was_moved(target: Target, file_store: Source, tmp_pat
 
 
 def test_a_server(target: Target, remote: Source, tmp_path: Path) -> None:
-    assert compared(target, remote, tmp_path / "work").left == []
+    assert remote.database is not None
+    with sqlite3.connect(remote.database) as connection:
+        before = list(connection.iterdump())
+    moved = compared(target, remote, tmp_path / "work")
+    assert moved.left == []
+    assert "label schemas" in moved.as_json()["unseen"]
+    with sqlite3.connect(remote.database) as connection:
+        assert list(connection.iterdump()) == before, "the source is only read"

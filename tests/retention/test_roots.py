@@ -13,11 +13,11 @@ import pytest
 from mlflow_platform.adapters.files import FileStore
 from mlflow_platform.adapters.object_store import MOST_KEYS, Found, ObjectStore, Refusal
 from mlflow_platform.adapters.s3 import S3Login, S3Store
-from mlflow_platform.errors import BadInput
+from mlflow_platform.errors import BadInput, PlatformError
 from mlflow_platform.retention.engine import Engine
 from mlflow_platform.retention.objects import empty, walk
 from mlflow_platform.retention.roots import MARKER, Place, Roots
-from tests.retention.conftest import Later, World, random_id
+from tests.retention.conftest import Later, World, as_text, random_id
 
 DELETED = {"runs": {"softDeletedFor": "0s"}}
 
@@ -169,6 +169,31 @@ def test_a_versioned_bucket(world: World) -> None:
         assert not engine.run([world.policy(rules=DELETED, versions=mode)]).problems
         assert [one for one in S3Store(uri, login).page("").found if one.key != MARKER] == []
         assert len([one for one in all_of_it.page("").found if one.key != MARKER]) == left
+
+
+def test_names_that_no_request_in_bulk_can_hold(world: World) -> None:
+    """XML has no control characters, S3's keys may: one of these must not keep a thousand others."""
+    own = world.run()
+    names = {"plain", "a\x01b", "a\ufffeb", "a\rb", "a\nb", "ä & <b> %41 +"}
+    for name in names:
+        world.put(world.uri(own), name)
+    there = world.objects(f"{own}/")
+    assert {key.rpartition("/")[2] for key in there} >= names
+    report = world.purge(rules={"runs": {"olderThan": "30d"}})
+    assert not report.problems, as_text(report)
+    assert not world.exists(own)
+    assert world.objects(f"{own}/") == []
+
+
+def test_a_bucket_that_is_not_there_is_told(world: World) -> None:
+    where = world.stack.endpoints()
+    login = S3Login(where.s3_endpoint, "us-east-1", where.s3_access_key, where.s3_secret_key)
+    store = S3Store("s3://never-was", login)
+    for ask in (store.now, lambda: store.page(""), lambda: store.read("a")):
+        with pytest.raises(PlatformError, match="s3://never-was") as error:
+            ask()
+        assert error.value.problem.remedy
+    store.close()
 
 
 def test_a_local_folder_as_root(world: World, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from mlflow_platform.backup.keys import ServerKeys
 from mlflow_platform.cli.data import asker
 from mlflow_platform.cli.stores import Stores
 from mlflow_platform.errors import BadInput, Fatal, Transient
+from mlflow_platform.migrate import remote
 
 
 class Server(ThreadingHTTPServer):
@@ -236,6 +237,25 @@ class TestTls:
             secure, ca=certificate.read_text()[certificate.read_text().index("-----BEGIN C") :]
         ) as api:
             assert api.call("POST", "api/x", json={"a": "b" * 100_000})["body"] == {"a": "b" * 100_000}
+
+    def test_a_server_that_moves_in_may_have_it_too(
+        self, secure: str, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Reached(Exception):
+            pass
+
+        def create(_: Path) -> None:
+            raise Reached
+
+        monkeypatch.setattr(remote, "create", create)  # what comes after the first answer
+        with pytest.raises(BadInput, match="certificate that is not trusted") as error:
+            remote.open_remote(secure, tmp_path)
+        assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in error.value.problem.remedy
+        for name in ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE"):
+            with monkeypatch.context() as patched:
+                patched.setenv(name, str(certificate))
+                with pytest.raises(Reached):
+                    remote.open_remote(secure, tmp_path)
 
     def test_the_pace_of_retention_knows_it_too(self, secure: str, certificate: Path) -> None:
         text = certificate.read_text()

@@ -47,6 +47,14 @@ def test_objects_are_written_whole_or_not_at_all(folder: FileTree) -> None:
     assert error.value.code == "NoSuchKey"
 
 
+def test_a_link_to_a_folder_is_refused(folder: FileTree, tmp_path: Path) -> None:
+    """As an object that nobody may read, not as a disk that fails."""
+    (tmp_path / "tree" / "link").symlink_to(tmp_path)
+    with pytest.raises(Rejected, match="Is a directory") as error:
+        get(folder, "link")
+    assert error.value.code == "AccessDenied"
+
+
 def test_what_a_killed_writer_left_is_not_shown_and_goes(folder: FileTree, tmp_path: Path) -> None:
     put(folder, "a/b", b"1")
     with folder.writing("a/c") as out:

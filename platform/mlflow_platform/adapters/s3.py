@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -22,6 +23,9 @@ _PASSING = frozenset(
 )
 _REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "403"})
 _TRIES = 5
+#: What keys may hold and XML 1.0 may not (W3C, Extensible Markup Language, production 2), by which
+#: DeleteObjects names them.
+_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -186,10 +190,18 @@ class S3Store:
         return {**final, **passing}
 
     def _delete_once(self, objects: Mapping[tuple[str, str], Found]) -> dict[Found, Refusal]:
-        keys = [{"Key": k, "VersionId": v} if v else {"Key": k} for k, v in objects]
+        refused: dict[Found, Refusal] = {}
+        keys = []
+        for (key, version), found in objects.items():
+            where = {"Key": key, "VersionId": version} if version else {"Key": key}
+            if not _NOT_IN_XML.search(key):
+                keys.append(where)
+            elif why := self._delete_alone(where, found):
+                refused[found] = why
+        if not keys:
+            return refused
         with self._translated():
             answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": keys, "Quiet": True})
-        refused: dict[Found, Refusal] = {}
         for error in answer.get("Errors", ()):
             if error.get("Code") == "NoSuchKey":
                 continue
@@ -198,6 +210,21 @@ class S3Store:
                 until = self._locked_until(one)
                 refused[one] = Refusal(error.get("Code", "Unknown"), error.get("Message", ""), until)
         return refused
+
+    def _delete_alone(self, where: Mapping[str, str], one: Found) -> Refusal | None:
+        """Delete an object that no request in bulk can name: with it, all others would be refused, too."""
+        from botocore.exceptions import ClientError
+
+        with self._translated():
+            try:
+                self._client.delete_object(Bucket=self._bucket, **where)
+            except ClientError as error:
+                found = error.response["Error"]
+                if found.get("Code") in ("NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+                    raise
+                until = self._locked_until(one)
+                return Refusal(found.get("Code", "Unknown"), found.get("Message", ""), until)
+        return None
 
     def _locked_until(self, one: Found) -> datetime.datetime | None:
         """When a version may be deleted that Object Lock holds; None where no lock does."""
@@ -274,9 +301,11 @@ class S3Store:
             code = error.response["Error"].get("Code", "")
             status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
             if code in ("NoSuchKey", "404"):
-                raise _Missing from error
+                raise _Missing(
+                    f"{self.uri}: {code or status}", remedy="check the bucket's name and its prefix"
+                ) from error
             if status in (409, 412):
-                raise _Exists from error
+                raise _Exists(f"{self.uri}: {code or status}", remedy="run it again") from error
             what = f"{self.uri}: {code or status} {error.response['Error'].get('Message', '')}".rstrip()
             if code in _REFUSED or status in (401, 403):
                 raise Fatal(what, remedy="check the store's keys and the bucket's name") from error
@@ -324,9 +353,9 @@ def _moment(text: Any) -> datetime.datetime:
         return found
 
 
-class _Missing(Exception):
+class _Missing(Fatal):
     """There is no such object."""
 
 
-class _Exists(Exception):
-    """There is such an object already."""
+class _Exists(Transient):
+    """There is such an object already, or somebody else is at it."""

@@ -112,6 +112,12 @@ class FileTree:
                     raise Rejected(f"{path} was written to while it was read", code="Changed")
         except FileNotFoundError as error:
             raise Rejected(f"{path} is not there", code="NoSuchKey") from error
+        except (PermissionError, IsADirectoryError) as error:  # the latter: a link to a folder
+            raise Rejected(
+                f"{path}: {error.strerror}",
+                code="AccessDenied",
+                remedy="run this as somebody who may read it",
+            ) from error
         except OSError as error:
             raise Fatal(f"{path}: {error.strerror}", remedy="check the disk and its rights") from error
 

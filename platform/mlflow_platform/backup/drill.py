@@ -167,7 +167,8 @@ def _load_part(
 
 
 def _rows(connection: psycopg.Connection[Any], vault: Vault, found: Manifest, report: Drilled) -> None:
-    """Look up what each row names. A model that is said to be ready and has no object is a problem."""
+    """Look up what each row names. A version without objects is told; it is no fault of the backup's, since
+    the source had none either."""
     with contextlib.ExitStack() as files:
         places = []
         for root in found.roots:

@@ -142,5 +142,7 @@ def _print(done: Moved) -> None:
     if new:
         pairs = ", ".join(f"{old} -> {here}" for old, here in list(new.items())[:10])
         output.note(f"experiments under new ids: {pairs}{', ...' if len(new) > 10 else ''}")
+    if done.unseen:
+        output.note(f"not looked for, and left if there are any: {', '.join(done.unseen)}")
     for one in done.left:
         click.echo(f"{output.style('left:', 'red')} {one}", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mlflow_platform.adapters.object_store import ObjectStore
@@ -16,6 +17,7 @@ from mlflow_platform.migrate.report import Moved
 from mlflow_platform.retention.roots import Place, Roots
 
 _CHUNK = 1024 * 1024
+_UNREADABLE = "they cannot be read at the source"
 _KINDS = {"run": "runs", "model": "logged models", "trace": "traces"}
 
 
@@ -101,15 +103,19 @@ def copy(
             present: set[str] = set()
             if used[place.root, experiment]:
                 present = {key for key, _ in _listed(target, place.prefix)}
-            for key, size in reader.files(prefix):
+            try:
+                for key, size in reader.files(prefix):
+                    filled.add((kind, own))
+                    to = place.prefix + key[len(prefix) :]
+                    yield _File(reader, key, target, to, size, to in present, f"{kind} {own}")
+            except (Fatal, Rejected) as error:  # a bucket that is gone, or not for this login
+                found.leave(f"artifacts of {_KINDS[kind]}", error.problem.what, f"{own} at {old}")
                 filled.add((kind, own))
-                to = place.prefix + key[len(prefix) :]
-                yield _File(reader, key, target, to, size, to in present, f"{kind} {own}")
 
     results = parallel(lambda one: _put(one, dry=found.dry), files(), WORKERS)
     for done, (file, new, problem) in enumerate(results, 1):
         if problem:
-            found.leave("artifacts", problem, f"{file.key} of {file.owner}")
+            found.leave("artifacts", _UNREADABLE, f"{file.key} of {file.owner}: {problem}")
         else:
             found.objects += new
             found.bytes += file.size if new else 0
@@ -125,19 +131,18 @@ def _put(file: _File, *, dry: bool) -> tuple[_File, bool, str]:
         if dry:
             return file, not file.there, ""
         repeated(lambda: (_compare if file.there else _copy)(file))
-    except (OSError, Rejected) as error:
-        reason = error.problem.what if isinstance(error, Rejected) else error.strerror or type(error).__name__
-        return file, False, f"they cannot be read at the source: {reason}"
+    except Rejected as error:
+        return file, False, error.problem.what
     return file, not file.there, ""
 
 
 def _copy(file: _File) -> None:
     with file.reader.reading(file.key) as content:
         digest = Digest(content)
-        with file.target.writing(file.to, file.size or None) as out:
+        with _ours(), file.target.writing(file.to, file.size or None) as out:
             while block := digest.read(_CHUNK):
                 out.write(block)
-    if digest_of(file.target, file.to) != (digest.bytes, digest.sha256):
+    if _is(file) != (digest.bytes, digest.sha256):
         raise Fatal(
             f"{file.target.uri}/{file.to} is not what was written: {digest.bytes:,} bytes, {digest.sha256}",
             remedy="look at the store; then run it again",
@@ -149,11 +154,27 @@ def _compare(file: _File) -> None:
         digest = Digest(content)
         while digest.read(_CHUNK):
             pass
-    if digest_of(file.target, file.to) != (digest.bytes, digest.sha256):
+    if _is(file) != (digest.bytes, digest.sha256):
         raise BadInput(
             f"{file.target.uri}/{file.to} is here already and differs from the source's {file.key}",
             remedy="look at both; delete it here, or change it there back",
         )
+
+
+def _is(file: _File) -> tuple[int, str] | None:
+    with _ours():
+        return digest_of(file.target, file.to)
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    """What the platform's own store refuses ends the move: no row comes without what it names."""
+    try:
+        yield
+    except Rejected as error:
+        raise Fatal(
+            error.problem.what, remedy="let the platform's keys write and read there; then run it again"
+        ) from error
 
 
 def _listed(store: ObjectStore, prefix: str) -> Iterator[tuple[str, int]]:

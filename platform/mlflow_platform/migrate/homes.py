@@ -82,11 +82,17 @@ class Homes:
         return f",{','.join(str(self.ids.get(int(i), i)) if i.isdigit() else i for i in ids)},"
 
 
-def ledger(connection: psycopg.Connection[Any], source: str) -> dict[int, int]:
-    """Experiments of this source that have a home from an earlier time."""
+def ledger(connection: psycopg.Connection[Any], source: str, wishes: Wishes) -> dict[int, int]:
+    """Experiments of this source that have a home from an earlier time, by the same wishes."""
     connection.execute(_LEDGER)
     query = "select experiment, here from mlplatform.migrated where source = %s"
-    return {int(old): here for old, here in connection.execute(query, (source,))}
+    return {int(old): here for old, here in connection.execute(query, (_known_as(source, wishes),))}
+
+
+def _known_as(source: str, wishes: Wishes) -> str:
+    """Machines have databases of the same name: who gives the second one a prefix means other experiments."""
+    prefix = f" --prefix {wishes.prefix}" if wishes.prefix else ""
+    return f"{source}{prefix}" + (f" --into-workspace {wishes.workspace}" if wishes.workspace else "")
 
 
 def decide(
@@ -104,7 +110,7 @@ def decide(
     Within a transaction. An id is kept that is above all that were ever given out here, since grants may
     name those; others get new ones. `BadInput` for workspaces that are not here.
     """
-    known = ledger(connection, source)
+    known = ledger(connection, source, wishes)
     found = staged.execute(
         "select experiment_id, name, workspace from experiments order by experiment_id"
     ).fetchall()
@@ -155,7 +161,7 @@ def keep(connection: psycopg.Connection[Any], source: str, homes: Homes) -> None
         cursor.executemany(
             "insert into mlplatform.migrated (source, experiment, here) values (%s, %s, %s)"
             " on conflict do nothing",
-            [(source, str(old), here) for old, here in homes.ids.items()],
+            [(_known_as(source, homes.wishes), str(old), here) for old, here in homes.ids.items()],
         )
     if homes.ids:
         connection.execute(

@@ -51,7 +51,7 @@ def move(
 
     Raises `BadInput`, before anything is written, where something is here and differs.
     """
-    found = Moved(source.name, dry)
+    found = Moved(source.name, dry, unseen=source.unseen)
     found.leave_all(source.left)
     granted = _granted(platform)
     with (

@@ -5,9 +5,11 @@ By the API come all values and ids. What it does not tell, stays: when a run was
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -15,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from mlflow_platform.adapters.transfers import parallel
 from mlflow_platform.errors import BadInput, Transient
 from mlflow_platform.migrate import entities
+from mlflow_platform.migrate.homes import DEFAULT_WORKSPACE
 from mlflow_platform.migrate.proxy import Proxy
 from mlflow_platform.migrate.report import Left
 from mlflow_platform.migrate.staged import FILE, Staged, create, settle_ids
@@ -24,10 +27,13 @@ if TYPE_CHECKING:
 
 #: Runs whose histories are asked for at once.
 _WORKERS = 8
-#: mlflow/store/tracking/__init__.py: the server's own limits are as large or larger; traces 500 at most.
 #: mlflow/tracing/constant.py, MLFLOW_ARTIFACT_LOCATION.
 _LOCATION = "mlflow.artifactLocation"
+#: mlflow/store/tracking/__init__.py: the server's own limits are as large or larger; traces 500 at most.
 _PAGE, _TRACES, _METRICS, _SPANS = 1000, 100, 20_000, 10
+#: What may be there, and cannot be asked for. A server that is to list label schemas makes one
+#: (mlflow/store/tracking/sqlalchemy_store.py, `_ensure_default_label_schema`), and a source is only read.
+_UNSEEN = ("label schemas", "deleted logged models that no run names")
 
 
 def open_remote(
@@ -50,8 +56,10 @@ def open_remote(
             remedy="set MLPLATFORM_SOURCE_PASSWORD to that user's",
         )
     host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-    credentials = MlflowHostCreds(host, username=user, password=secret)
-    proxy = Proxy(host, user, secret)
+    # As MLflow's own clients find it, whose `requests` also knows the second.
+    ca = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")
+    credentials = MlflowHostCreds(host, username=user, password=secret, server_cert_path=ca)
+    proxy = Proxy(host, user, secret, ca=ca)
     proxy.probe()  # MLflow's own client tries for minutes
     file = work / FILE
     create(file)
@@ -60,7 +68,7 @@ def open_remote(
         reading.everything()
     with closing(sqlite3.connect(file)) as connection:
         settle_ids(connection, host)
-    return Staged(host, file, proxied=lambda: proxy, left=reading.left)
+    return Staged(host, file, proxied=lambda: proxy, left=reading.left, unseen=_UNSEEN)
 
 
 @contextmanager
@@ -71,7 +79,7 @@ def _reading(host: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first = str(error.message).splitlines()[0][:300]
+        first = (str(error.message).splitlines() or ["it gives no reason"])[0][:300]
         status = error.get_http_status_code()
         if "Max retries exceeded" in first or "Connection" in first or "timed out" in first:
             raise Transient(f"{host} does not answer any more", remedy="run it again") from None
@@ -230,8 +238,15 @@ class _Reading:
             self._versions(session, one.name, prompt=one._tags.get("mlflow.prompt.is_prompt") == "true")
 
     def _versions(self, session: Session, name: str, *, prompt: bool) -> None:
-        quoted = name.replace("'", "\\'")
-        query = f"name = '{quoted}'" + (" and tag.`mlflow.prompt.is_prompt` = 'true'" if prompt else "")
+        # MLflow's filters know no escapes (mlflow/utils/search_utils.py, `_strip_quotes`).
+        quote = '"' if "'" in name else "'"
+        if quote in name:
+            why = "a filter cannot name their model: rename it, in which both kinds of quotes are"
+            self.left.append(Left("versions of a model", why, 1, [name]))
+            return
+        query = f"name = {quote}{name}{quote}" + (
+            " and tag.`mlflow.prompt.is_prompt` = 'true'" if prompt else ""
+        )
         for version in _pages(
             lambda token: self._registry.search_model_versions(query, max_results=_PAGE, page_token=token)
         ):
@@ -251,27 +266,90 @@ class _Reading:
         """What the server has, and no part of this reads. Servers that do not know it have none."""
         from mlflow.exceptions import MlflowException
 
+        unread = "they are not read through the API; the source's database has them"
+        sealed = "they are sealed with the source's key: enter them anew"
         for what, why, call in (
+            ("what this login may not see", "it is no administrator's: take one that is", self._login),
+            ("logins", "passwords and grants are not told: declare them", self._logins),
+            ("workspaces", unread, self._workspaces),
             ("webhooks", "their secrets cannot be read: declare them (kind Webhook)", self._webhooks),
-            ("scorers", "they are not read through the API", self._scorers),
-            ("evaluation datasets", "they are not read through the API", self._datasets),
+            ("gateway secrets", sealed, self._secrets),
+            ("gateway endpoints", "they need the gateway's secrets: make them anew", self._endpoints),
+            ("logged models", "runs name them, and they are not told: they are deleted", self._deleted),
+            ("scorers", unread, self._each(self._scorers, "scorer_name")),
+            ("review queues", unread, self._each(self._tracking.list_review_queues)),
+            ("issues", unread, self._each(self._tracking.search_issues)),
+            ("evaluation datasets", unread, self._datasets),
         ):
             try:
                 names = call()
-            except MlflowException:
+            except MlflowException as error:
+                if error.get_http_status_code() == 403:
+                    self.left.append(Left(what, "this login may not ask for them", 1))
                 continue
             if names:
-                self.left.append(Left(what, why, len(names), names))
+                self.left.append(Left(what, why, len(names), names[:1000]))
+
+    def _login(self) -> list[str]:
+        user = self._ask("/api/2.0/mlflow/users/current").get("user", {})
+        return [] if user.get("is_admin", True) else [str(user.get("username"))]
+
+    def _logins(self) -> list[str]:
+        return [one["username"] for one in self._ask("/api/2.0/mlflow/users/list").get("users", ())]
+
+    def _ask(self, path: str) -> dict[str, Any]:
+        """What MLflow's auth app answers (mlflow/server/auth/routes.py)."""
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+        answer = http_request(self._tracking.get_host_creds(), path, "GET")
+        found: dict[str, Any] = verify_rest_response(answer, path).json()
+        return found
+
+    def _workspaces(self) -> list[str]:
+        from mlflow.store.workspace.rest_store import RestWorkspaceStore
+
+        if not self._tracking.supports_workspaces:  # which would answer 503, and be asked for minutes
+            return []
+        store = RestWorkspaceStore(self._tracking.get_host_creds)
+        return [one.name for one in store.list_workspaces() if one.name != DEFAULT_WORKSPACE]
 
     def _webhooks(self) -> list[str]:
         return [one.name for one in _pages(lambda token: self._registry.list_webhooks(page_token=token))]
 
-    def _scorers(self) -> list[str]:
-        return [
-            f"{experiment.name}: {scorer.scorer_name}"
-            for experiment in self._found
-            for scorer in self._tracking.list_scorers(experiment.experiment_id)
-        ]
+    def _secrets(self) -> list[str]:
+        return [one.secret_name for one in self._tracking.list_secret_infos()]
+
+    def _endpoints(self) -> list[str]:
+        return [one.name or one.endpoint_id for one in self._tracking.list_gateway_endpoints()]
+
+    def _scorers(self, experiment: str, page_token: str | None) -> Any:
+        """All at once: MLflow has no pages of these."""
+        return self._tracking.list_scorers(experiment), page_token
+
+    def _deleted(self) -> list[str]:
+        """No call tells of deleted logged models; runs still name those that they made or used."""
+        with closing(sqlite3.connect(self._file)) as staged:
+            return [
+                own
+                for (own,) in staged.execute(
+                    "select distinct destination_id from inputs where destination_type in"
+                    " ('MODEL_INPUT', 'MODEL_OUTPUT') and destination_id not in"
+                    " (select model_id from logged_models) order by 1"
+                )
+            ]
+
+    def _each(self, ask: Callable[..., Any], name: str = "name") -> Callable[[], list[str]]:
+        """What a call says of each experiment, by the experiment's name."""
+
+        def names() -> list[str]:
+            return [
+                f"{experiment.name}: {getattr(one, name)}"
+                for experiment in self._found
+                if experiment.lifecycle_stage == "active"
+                for one in _pages(partial(_page, ask, experiment.experiment_id))
+            ]
+
+        return names
 
     def _datasets(self) -> list[str]:
         ids = [experiment.experiment_id for experiment in self._found]
@@ -292,6 +370,10 @@ def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
         yield from items
         if not token:
             return
+
+
+def _page(ask: Callable[..., Any], experiment: str, token: str | None) -> Any:
+    return ask(experiment, page_token=token)
 
 
 def _where_known(found: Iterator[Any]) -> Iterator[Any]:

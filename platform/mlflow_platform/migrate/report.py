@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,6 +47,8 @@ class Moved:
     objects: int = 0
     bytes: int = 0
     objects_there: int = 0
+    unseen: Sequence[str] = ()
+    """What may be at the source and stays there, since it cannot be asked for."""
     _left: dict[tuple[str, str], Left] = field(default_factory=dict)
 
     def leave(self, what: str, why: str, name: str = "", count: int = 1) -> None:
@@ -75,4 +78,5 @@ class Moved:
             "bytes": self.bytes,
             "objectsThere": self.objects_there,
             "left": [asdict(one) for one in self.left],
+            "unseen": list(self.unseen),
         }

@@ -36,6 +36,8 @@ class Staged:
     """Artifact addresses that the source is known to be wrong about -> where it is."""
     left: list[Left] = field(default_factory=list)
     """What could not be read."""
+    unseen: Sequence[str] = ()
+    """What may be at the source, and cannot be asked for."""
 
     @contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
