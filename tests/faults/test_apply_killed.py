@@ -18,7 +18,6 @@ from mlflow_platform.cli import transfer
 from mlflow_platform.cli.root import run
 from mlflow_platform.local import Stack
 
-POINTS = 50
 SEED = 20_261_121
 
 
@@ -130,7 +129,8 @@ def state(prefix: str) -> str:
     return json.dumps(sorted(found, key=str), indent=1).replace(prefix, "P")
 
 
-def test_killed_at_fifty_points(login: None, tmp_path: Path, subtests: pytest.Subtests) -> None:
+@pytest.mark.parametrize("points", [12, pytest.param(50, marks=pytest.mark.soak)])
+def test_killed_at_random_points(login: None, tmp_path: Path, subtests: pytest.Subtests, points: int) -> None:
     assert run(["apply", *configuration(tmp_path / "warm", "k-warm")]) == 0  # makes the ledger
     first = dying(10**9, "before", configuration(tmp_path / "clean", "k-clean"))
     assert first.returncode == 0, first.stderr
@@ -138,7 +138,7 @@ def test_killed_at_fifty_points(login: None, tmp_path: Path, subtests: pytest.Su
     expected = state("k-clean")
 
     chance = random.Random(SEED)
-    for index in range(POINTS):
+    for index in range(points):
         point, moment = chance.randint(1, total), chance.choice(["before", "after"])
         with subtests.test(index=index, point=point, moment=moment):
             prefix = f"k{index:02}"
