@@ -36,7 +36,9 @@ class Exchange:
         with socket.create_connection(self._upstream, timeout=60) as server:
             server.sendall(self._raw)
             with server.makefile("rb") as stream:
-                return _message(stream)
+                while (whole := _message(stream)).startswith(b"HTTP/1.1 1"):
+                    pass  # 100 Continue, which our client no longer waits for: it has sent its body
+                return whole
 
     def reply(self, answer: bytes) -> None:
         """Send a whole answer; the connection is kept."""
