@@ -39,8 +39,11 @@ def backup(node: clusters.Cluster, namespace: str) -> None:
     def job(cron_job: str, name: str) -> str:
         """What a job of the CronJob prints, when it has ended well."""
         kubectl("create", "job", f"--from=cronjob/{cron_job}", name)
-        kubectl("wait", f"job/{name}", "--for=condition=Complete", "--timeout=300s", timeout=330)
-        return kubectl("logs", f"job/{name}", "-c", "job")
+        wait = ("wait", f"job/{name}", "--for=condition=Complete", "--timeout=300s")
+        ended = node.try_kubectl("-n", namespace, *wait, timeout=330)
+        said = kubectl("logs", "--selector", f"job-name={name}", "-c", "job", "--tail=-1", "--prefix")
+        assert ended.returncode == 0, f"{ended.stderr}{said}{kubectl('get', f'job/{name}', '-o', 'yaml')}"
+        return said
 
     def told(*names: str) -> dict[str, Any]:
         deadline = time.monotonic() + 60
