@@ -105,6 +105,7 @@ def database_user(live: Release, login: dict[str, str]) -> str:
         return ""
 
 
+@pytest.mark.timeout(2400)  # 11 minutes on a busy machine: each killed command is waited for
 def test_database_and_store_change_their_credentials_under_load(live: Release, tmp_path: Path) -> None:
     first = secret(live, "mlflow-database"), secret(live, "mlflow-store")
     with logging(live, tmp_path, **CLIENTS) as load:
