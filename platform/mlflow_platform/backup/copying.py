@@ -46,6 +46,7 @@ class Copier:
 
     def copy(self, listed: Iterable[Stat]) -> Iterator[Copied]:
         """What became of each object, in the order in which they are done."""
+        # Not by `transfers.parallel`: most objects are known from the last backup, and need no thread.
         running: set[Future[Copied]] = set()
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="copy") as pool:
             try:
