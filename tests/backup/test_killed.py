@@ -47,7 +47,7 @@ RESTORING = [
     soak("commit", 2, "before"),  # everything else
     ("commit", 2, "after"),
     soak("delete", 1, "before"),  # the notes
-    soak("delete", 1, "after"),
+    ("delete", 1, "after"),
     soak("finish", 1, "before"),
     soak("finish", 1, "after"),
 ]

@@ -87,8 +87,9 @@ def restore(
             mine = _refuse_others(connection, target.stores)
         if platform.auth is not None:
             _refuse_used_logins(platform.auth, name)
-        for root, tree in trees:
-            placing.refuse_used(tree, found, vault, root)
+        if not filled:  # else the objects are its own, and it may have died after it took its notes away
+            for root, tree in trees:
+                placing.refuse_used(tree, found, vault, root)
         for root, tree in trees:
             placing.place(tree, vault, root, say)
         tracking = [p for p in parts if p.schema is schemas.TRACKING]
