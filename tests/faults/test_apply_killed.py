@@ -129,7 +129,10 @@ def state(prefix: str) -> str:
     return json.dumps(sorted(found, key=str), indent=1).replace(prefix, "P")
 
 
-@pytest.mark.parametrize("points", [12, pytest.param(50, marks=pytest.mark.soak)])
+_SWEEP = pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])
+
+
+@pytest.mark.parametrize("points", [12, _SWEEP])
 def test_killed_at_random_points(login: None, tmp_path: Path, subtests: pytest.Subtests, points: int) -> None:
     assert run(["apply", *configuration(tmp_path / "warm", "k-warm")]) == 0  # makes the ledger
     first = dying(10**9, "before", configuration(tmp_path / "clean", "k-clean"))
