@@ -39,11 +39,15 @@ def spec(folder: FileStore, rules: dict[str, Any]) -> dict[str, Any]:
 
 
 def retain(
-    world: World, folder: FileStore, rules: dict[str, Any], act: Callable[[str], None] = lambda _: None
+    world: World,
+    folder: FileStore,
+    rules: dict[str, Any],
+    act: Callable[[str], None] = lambda _: None,
+    roots: Roots | None = None,
 ) -> Report:
     """One retention run that archives to a folder; `act` is called at each step."""
     policy = world.policy(**spec(folder, rules))
-    roots = Roots(world.store)
+    roots = roots or Roots(world.store)
     archiver = Retained(world.database, roots, {policy.metadata.name: folder}, step=act)
     return Engine(world.database, roots, step=act, archiver=archiver).run([policy])
 
@@ -167,6 +171,38 @@ def test_nothing_goes_where_the_archive_cannot_be_written(world: World, folder: 
         retain(world, Lying(folder.uri), GONE)
     assert Contents(world).rows == whole.rows
     assert archives(folder) == []
+
+
+def test_what_cannot_be_archived_stays_and_holds_nothing_else_up(
+    world: World, folder: FileStore, tmp_path: Path
+) -> None:
+    """A link in a local root is not followed: its run stays, with what it leads to, and why is said."""
+    root = tmp_path / "artifacts"
+    root.mkdir()
+    (tmp_path / "elsewhere").write_text("somebody else's")
+    linked, gone = world.run(objects=0), world.run(objects=0)
+    for run in (linked, gone):
+        place = root / world.experiment / run / "artifacts"
+        place.mkdir(parents=True)
+        (place / "file").write_text(run)
+        world.sql.execute("update runs set artifact_uri = %s where run_uuid = %s", (f"file://{place}", run))
+        world.call("runs/delete", run_id=run)
+    (root / world.experiment / linked / "artifacts" / "link").symlink_to(tmp_path / "elsewhere")
+    roots = Roots(world.store, [FileStore(str(root))])
+    report = retain(world, folder, GONE, roots=roots)
+    assert report.total("purged") == {"run": 1}
+    assert report.kept["not archived as it is now: the next run tries again"] == 1
+    assert any("link: it is a link, and none is followed" in note for note in report.notes), report.notes
+    assert not report.problems
+    assert world.exists(linked)
+    assert not world.exists(gone)
+    assert sorted(path.name for path in root.rglob("*") if path.is_file() and path.parent != root) == [
+        "file",
+        "link",
+    ]
+    assert len(archives(folder)) == 1
+    assert retain(world, folder, GONE, roots=roots).empty
+    assert len(archives(folder)) == 1, "it is not archived in part, night after night"
 
 
 def test_a_run_without_an_archiver_is_refused(world: World, folder: FileStore) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -312,6 +315,77 @@ def test_files_are_listed_in_the_order_of_s3(tmp_path: Path) -> None:
     assert [one.key for one in store.page("a/b").found] == ["a/b.c", "a/b/c", "a/b/x"]
     assert store.delete([Found("ab", 0, datetime.datetime.now(datetime.UTC))]), "a folder is no object"
     assert (tmp_path / "ab").is_dir()
+
+
+def test_a_folder_is_read_once_for_all_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And anew by whoever lists it anew: what came meanwhile is seen."""
+    names = [f"{one}/{n}" for one in "abc" for n in range(10)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    read, scandir = list[str](), os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: read.append(str(path)) or scandir(path))
+    store = FileStore(str(tmp_path))
+    found, after = list[str](), None
+    while True:
+        page = store.page("", after, 4)
+        found += [one.key for one in page.found]
+        if (after := page.after) is None:
+            break
+    assert found == names
+    assert len(read) == len(set(read)) == 4
+    first = store.page("", None, 4)
+    (tmp_path / "a/35").touch()
+    assert [one.key for one in store.page("", first.after, 1).found] == ["a/4"]
+    assert [one.key for one in store.page("", ("a/3", ""), 1).found] == ["a/35"]
+    things = [f"{one}/" for one in "abc"]
+    read.clear()
+    assert [(one.prefix, one.objects) for one in empty(store, things)] == [("a/", 11), ("b/", 10), ("c/", 10)]
+    assert len(read) == 3, "each prefix for itself, and nothing around it"
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds up the thing that it belongs to, and no other."""
+    for name in ("a/x", "a/closed/x", "a/y", "b/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if path.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    store = FileStore(str(tmp_path))
+    assert keys(store) == ["a/closed/", "a/x", "a/y", "b/x"]
+    assert [one.key for one in store.page("", ("a/closed/", "")).found] == ["a/x", "a/y", "b/x"]
+    closed, whole = sorted(empty(store, ["a/", "b/"]), key=lambda one: one.prefix)
+    assert (closed.objects, closed.whole) == (2, False)
+    assert closed.problem == "a/closed/: PermissionError the folder cannot be listed"
+    assert (whole.objects, whole.whole) == (1, True)
+    assert (tmp_path / "a/closed/x").exists()
+
+
+def test_what_killed_writers_left_in_a_folder_is_swept_when_it_is_old(world: World, tmp_path: Path) -> None:
+    root = tmp_path / "artifacts"
+    root.mkdir()
+    store = FileStore(str(root))
+    with store.writing("kept") as out:
+        out.write(b"x")
+        (unfinished,) = root.glob("*/*")
+        for name, age in (("old", datetime.timedelta(days=9)), ("young", datetime.timedelta(hours=1))):
+            left = unfinished.with_name(name)
+            left.write_text("half")
+            at = (datetime.datetime.now(datetime.UTC) - age).timestamp()
+            os.utime(left, (at, at))
+    assert keys(store) == ["kept"], "no listing shows them"
+    engine = Engine(world.database, Roots(world.store, [store]))
+    report = engine.run([world.policy(rules={"orphans": {"olderThan": "7d"}})])
+    assert f"{store.uri}: aborted 1 unfinished uploads" in report.notes
+    assert {path.name for path in root.glob("*/*")} == {"young"}
 
 
 class Counting(FileStore):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from pathlib import Path
 
@@ -47,12 +48,15 @@ def test_objects_are_written_whole_or_not_at_all(folder: FileTree) -> None:
     assert error.value.code == "NoSuchKey"
 
 
-def test_a_link_to_a_folder_is_refused(folder: FileTree, tmp_path: Path) -> None:
-    """As an object that nobody may read, not as a disk that fails."""
-    (tmp_path / "tree" / "link").symlink_to(tmp_path)
-    with pytest.raises(Rejected, match="Is a directory") as error:
+@pytest.mark.parametrize("to", ["folder", "folder/file", "nowhere"])
+def test_a_link_is_refused(folder: FileTree, tmp_path: Path, to: str) -> None:
+    """As an object that nobody may read, not as a disk that fails; wherever it leads."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("somebody else's")
+    (tmp_path / "tree" / "link").symlink_to(tmp_path / to)
+    with pytest.raises(Rejected, match="link is a link, and none is followed") as error:
         get(folder, "link")
-    assert error.value.code == "AccessDenied"
+    assert error.value.code == "Unreadable"
 
 
 def test_what_a_killed_writer_left_is_not_shown_and_goes(folder: FileTree, tmp_path: Path) -> None:
@@ -63,7 +67,9 @@ def test_what_a_killed_writer_left_is_not_shown_and_goes(folder: FileTree, tmp_p
         (left.parent / "killed").write_bytes(b"half")
         assert [s.key for s in folder.listed()] == ["a/b"]
     assert [s.key for s in folder.listed()] == ["a/b", "a/c"]
-    folder.clean()
+    long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    assert folder.clean(long_ago) == 0, "somebody may still be writing it"
+    assert folder.clean() == 1
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["b", "c"]
 
 

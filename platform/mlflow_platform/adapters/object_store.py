@@ -17,12 +17,14 @@ MOST_KEYS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One object: its key below the root, bytes, last change; `version` where all versions are listed."""
+    """One object: its key below the root, bytes, last change; `version` where all versions are listed.
+    `unreadable`: why it cannot be read, where the store knows that without trying."""
 
     key: str
     size: int
     modified: datetime.datetime
     version: str = ""
+    unreadable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class ObjectStore(Protocol):
     """A tree of objects; keys are relative to its root."""
 
     uri: str
+    near: bool
+    """Whether asking costs no round trip, so that each folder is best listed for itself."""
 
     def page(self, prefix: str, after: tuple[str, str] | None = None, limit: int = MOST_KEYS) -> Page:
         """One page of keys that begin with `prefix`, from behind (key, version) `after`."""

@@ -137,6 +137,8 @@ class S3Tree:
 class S3Store:
     """A bucket, or what is below a prefix of it."""
 
+    near = False
+
     def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 4) -> None:
         """`uri` is `s3://bucket` or `s3://bucket/prefix`. `all_versions`: list and delete every version."""
         self._tree = S3Tree(uri, login, workers=workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import posixpath
 import secrets
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 #: Codes of `Rejected` for an object that is not there (any more) (S3 API reference, List of error codes).
 GONE = frozenset({"NoSuchKey", "NoSuchVersion", "404"})
-#: Folder of files that are being written; a tree does not show them.
-_UNFINISHED = ".mlplatform-unfinished"
+#: Folder, below the root, of files that are being written; no listing shows them.
+UNFINISHED = ".mlplatform-unfinished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Tree(Protocol):
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; what is gone already is no error."""
 
-    def clean(self) -> None:
+    def clean(self) -> object:
         """Forget what a killed writer left unfinished. Nobody else may be writing."""
 
     def close(self) -> None: ...
@@ -88,7 +89,7 @@ class FileTree:
     def listed(self, prefix: str = "") -> Iterator[Stat]:
         top = prefix.rpartition("/")[0]
         for folder, inside, names in os.walk(self._root / top, onerror=_refuse):
-            inside[:] = sorted(name for name in inside if name != _UNFINISHED)
+            inside[:] = sorted(name for name in inside if name != UNFINISHED)
             for name in sorted(names):
                 path = Path(folder) / name
                 key = str(path.relative_to(self._root))
@@ -103,29 +104,35 @@ class FileTree:
 
     @contextlib.contextmanager
     def reading(self, key: str, version: str = "") -> Iterator[tuple[Stat, Source]]:  # noqa: ARG002 - a folder has none
-        path = self._path(key)
+        path = self._path(key.removesuffix("/"))
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_no_link) as file:
                 before = _file(key, os.fstat(file.fileno()))
                 yield before, file
                 if not before.same(_file(key, os.fstat(file.fileno()))):
                     raise Rejected(f"{path} was written to while it was read", code="Changed")
         except FileNotFoundError as error:
             raise Rejected(f"{path} is not there", code="NoSuchKey") from error
-        except (PermissionError, IsADirectoryError) as error:  # the latter: a link to a folder
-            raise Rejected(
-                f"{path}: {error.strerror}",
-                code="AccessDenied",
-                remedy="run this as somebody who may read it",
-            ) from error
         except OSError as error:
+            if path.is_symlink():
+                raise Rejected(
+                    f"{path} is a link, and none is followed",
+                    code="Unreadable",
+                    remedy="put what it leads to in its place, or take it away",
+                ) from error
+            if isinstance(error, PermissionError | IsADirectoryError):
+                raise Rejected(
+                    f"{path}: {error.strerror}",
+                    code="Unreadable",
+                    remedy="run this as somebody who may read it",
+                ) from error
             raise Fatal(f"{path}: {error.strerror}", remedy="check the disk and its rights") from error
 
     @contextlib.contextmanager
     def writing(self, key: str, size: int | None = None) -> Iterator[Sink]:  # noqa: ARG002 - a file needs no parts
         path = self._path(key)
         # Not beside it: what a killed writer leaves must not pass for one of a run's artifacts.
-        unfinished = self._root / _UNFINISHED / secrets.token_hex(8)
+        unfinished = self._root / UNFINISHED / secrets.token_hex(8)
         try:
             unfinished.parent.mkdir(exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,9 +163,15 @@ class FileTree:
                     break  # not empty, or gone
                 folder = folder.parent
 
-    def clean(self) -> None:
-        for path in self._root.glob(f"{_UNFINISHED}/*"):
-            path.unlink(missing_ok=True)
+    def clean(self, before: datetime.datetime | None = None) -> int:
+        """As every tree; `before`: only what was not written to since then, whoever may be writing. How many."""
+        count = 0
+        for path in self._root.glob(f"{UNFINISHED}/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if before is None or path.stat().st_mtime < before.timestamp():
+                    path.unlink()
+                    count += 1
+        return count
 
     def close(self) -> None:
         """Nothing is open."""
@@ -167,6 +180,10 @@ class FileTree:
         if posixpath.normpath(key) != key or key.startswith(("/", "..")):
             raise BadInput(f"the key {key!r} is no path below {self._root}", remedy="use a bucket instead")
         return self._root / key
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def _to_disk(folder: Path) -> None:

@@ -302,6 +302,7 @@ class _Maker:
         with TableFiles(OBJECTS, folder, (lambda *_: None) if dry else self._sender("objects")) as file:
             for whose in places.noted(connection):
                 found = places.located(roots, whose, made.missing)
+                made.missing.update(places.unreadable(roots, found))
                 if dry:
                     for *_, one in places.objects(roots, found):
                         count, size = count + 1, size + one.size
@@ -311,12 +312,13 @@ class _Maker:
                 def listing(found: Any = found, before: Listings = before) -> Any:
                     for item in places.objects(roots, found):
                         before.add(item[1].thing, item[3])
-                        yield item
+                        if not item[3].unreadable:
+                            yield item
 
                 rows = []
                 for thing, row in parallel(self._copy, listing(), WORKERS):
-                    if row is None:
-                        made.missing[thing] = "an object changed or went away while it was archived"
+                    if isinstance(row, str):
+                        made.missing[thing] = row
                         continue
                     count, size = count + 1, size + row[5]
                     rows.append(row)
@@ -335,16 +337,21 @@ class _Maker:
 
     def _copy(
         self, item: tuple[ObjectStore, Whose, str, Found]
-    ) -> tuple[tuple[str, str], tuple[Any, ...] | None]:
+    ) -> tuple[tuple[str, str], tuple[Any, ...] | str]:
+        """Whose it is, and its row in the table of objects or why there is none."""
         source, whose, path, one = item
         file = places.file_of(whose, path)
         try:
             done = copy(source, one.key, self.store, f"archives/{self.id}/{file}", one.size)
         except Rejected as error:
+            if error.code == "Unreadable":
+                return whose.thing, error.problem.what
             if error.code != "Changed":
                 raise
             done = None
-        return whose.thing, done and (whose.kind, whose.id, whose.uri, path, file, *done)
+        if done is None:
+            return whose.thing, "an object changed or went away while it was archived"
+        return whose.thing, (whose.kind, whose.id, whose.uri, path, file, *done)
 
     def _sender(self, table: str) -> Callable[[Path, int, int], None]:
         def done(path: Path, rows: int, number: int) -> None:

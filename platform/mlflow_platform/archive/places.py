@@ -87,6 +87,16 @@ def objects(roots: Roots, places: dict[Place, Whose]) -> Iterator[tuple[ObjectSt
                 yield store, prefixes[prefix], one.key.removeprefix(prefix), one
 
 
+def unreadable(roots: Roots, places: dict[Place, Whose]) -> dict[tuple[str, str], str]:
+    """Things with artifacts that a folder says nobody can read, such as links, by (kind, id), and why."""
+    near = {place: whose for place, whose in places.items() if roots.all[place.root].near}
+    return {
+        whose.thing: f"{store.uri}/{one.key}: {one.unreadable}"
+        for store, whose, _, one in objects(roots, near)
+        if one.unreadable
+    }
+
+
 class Listings:
     """What is in the store for each thing, in a few bytes each: names, sizes and times of its objects."""
 

@@ -133,12 +133,12 @@ class Retained:
     def _lost(
         self, connection: psycopg.Connection[Any], kind: str, ids: Sequence[str]
     ) -> dict[tuple[str, str], str]:
-        """Those whose artifacts nobody can find, by (kind, id), and why: they are not purged, either."""
+        """Those whose artifacts nobody can find or read, by (kind, id), and why: they are not purged, either."""
         Choice.of_kind(kind, ids).note(connection, around=False)
         places.note_places(connection, tables.PUBLIC)
         lost: dict[tuple[str, str], str] = {}
         for whose in places.noted(connection):
-            places.located(self.roots, whose, lost)
+            lost |= places.unreadable(self.roots, places.located(self.roots, whose, lost))
         return lost
 
     def _fingerprints(

@@ -47,7 +47,7 @@ def walk(store: ObjectStore, prefixes: Iterable[str]) -> Iterator[tuple[str, lis
     Yields (prefix, objects, whether that was the last of the prefix); a prefix may come more than once.
     Memory is that of one page and of the prefixes of one folder.
     """
-    for folder, group in groupby(prefixes, key=_folder):
+    for folder, group in groupby(prefixes, key=str if store.near else _folder):
         yield from _walk_folder(store, folder, deque(sorted(set(group))))
 
 
