@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +18,9 @@ from mlflow_platform.adapters.s3 import S3Login, S3Store
 from mlflow_platform.cli.root import run
 from mlflow_platform.errors import BadInput, Fatal, Rejected
 from mlflow_platform.migrate.move import Platform
+from mlflow_platform.migrate.places import Places, parse_moves
 from mlflow_platform.migrate.proxy import Proxy
+from mlflow_platform.migrate.sources import open_source
 from mlflow_platform.retention.roots import Roots
 from mlflow_platform.server.dump import Sink
 from tests.migrate.conftest import Small, Target
@@ -78,6 +83,41 @@ def test_a_file_that_cannot_be_read(target: Target, small: Small, tmp_path: Path
     assert left(moved) == {"artifacts": 1}
     assert f"link of run {own}" in str(moved.left[0])
     assert (moved.objects, moved.rows["runs"]) == (8, 4)
+
+
+def test_a_folder_that_cannot_be_listed(
+    target: Target, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in it stays, and is told; what is beside it comes."""
+    own = small.run()
+    closed = small.file.parent / "mlruns" / str(small.experiment) / own / "artifacts" / "closed"
+    closed.mkdir()
+    (closed / "file").write_text("x")
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    moved = migrate(target, small.address, tmp_path / "work")
+    assert left(moved) == {"artifacts": 1}
+    assert f"closed/ of run {own}" in str(moved.left[0])
+    assert (moved.objects, moved.rows["runs"]) == (8, 4)
+
+
+@pytest.mark.parametrize("scheme", ["", "sqlite:///", "file://"])
+def test_a_source_where_nobody_may_look(tmp_path: Path, scheme: str) -> None:
+    """The system says no to the name itself, as to one in a closed folder: a message, no traceback."""
+    name = tmp_path / ("x" * 300)
+    with pytest.raises(BadInput, match="File name too long") as error:
+        open_source(f"{scheme}{name}", tmp_path)
+    assert error.value.problem.remedy
+    places = Places(lambda _: pytest.fail("it cannot be opened"), base=tmp_path)
+    assert "cannot be read by this login" in str(places.find(str(name)))
+    with pytest.raises(BadInput, match="File name too long"):
+        parse_moves((f"s3://old={name}",))
 
 
 class Refusing(S3Store):

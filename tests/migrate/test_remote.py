@@ -14,8 +14,8 @@ from mlflow.genai.label_schemas import InputText
 from mlflow_platform.adapters.mlflow import MlflowApi
 from mlflow_platform.errors import BadInput
 from mlflow_platform.local import Stack
+from mlflow_platform.migrate import entities, staged
 from mlflow_platform.migrate import remote as reading
-from mlflow_platform.migrate import staged
 from mlflow_platform.migrate.remote import open_remote
 from mlflow_platform.migrate.staged import Staged
 from tests.migrate.conftest import Source, Target
@@ -51,12 +51,20 @@ def test_small_pages_lose_nothing(remote: Source, tmp_path: Path, monkeypatch: p
         for name in ("_PAGE", "_TRACES", "_SPANS"):
             monkeypatch.setattr(reading, name, 1)
         monkeypatch.setattr(reading, "_METRICS", 3)
+        add, sizes = entities.add_metrics, list[int]()
+
+        def noted(session: Any, run: str, key: str, history: Any) -> None:
+            sizes.append(len(history))
+            add(session, run, key, history)
+
+        monkeypatch.setattr(entities, "add_metrics", noted)
         small = open_remote(remote.uri, folder(tmp_path, "small"))
     finally:
         for name in names:
             client.delete_registered_model(name)
     whole = rows(large)
     assert rows(small) == whole
+    assert max(sizes) == 3, "no history is in memory whole"
     assert min(len(whole[table]) for table in ("runs", "trace_info", "spans", "model_versions")) > 1
     with large.connect() as connection:
         versions = connection.execute("select name from model_versions where name in (?, ?, ?)", names)

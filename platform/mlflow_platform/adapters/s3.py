@@ -12,16 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow_platform.adapters.object_store import MOST_KEYS, Found, Page, Refusal
-from mlflow_platform.adapters.trees import Stat
-from mlflow_platform.errors import BadInput, Fatal, Transient
+from mlflow_platform.adapters.trees import GONE, Stat
+from mlflow_platform.errors import BadInput, Rejected
 from mlflow_platform.server.dump import Sink, Source
-from mlflow_platform.server.object_store import Folder, plainly
+from mlflow_platform.server.object_store import PASSING, Folder, plainly
 
-#: Answers that say "not now" (S3 API reference, List of error codes).
-_PASSING = frozenset(
-    {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "503", "500"}
-)
-_REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "403"})
+#: Answers to a PUT with If-None-Match where something is there, or is being written.
+_TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412"})
 _TRIES = 5
 #: What keys may hold and XML 1.0 may not (W3C, Extensible Markup Language, production 2), by which
 #: DeleteObjects names them.
@@ -148,7 +145,7 @@ class S3Store:
 
     def page(self, prefix: str, after: tuple[str, str] | None = None, limit: int = MOST_KEYS) -> Page:
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._base + prefix, "MaxKeys": limit}
-        with self._translated():
+        with plainly(self.uri):
             if self._all_versions:
                 return self._versions(arguments, after)
             if after is not None:
@@ -184,8 +181,8 @@ class S3Store:
             if attempt:
                 time.sleep(0.1 * 2**attempt)
             answers = self._delete_once({(self._base + one.key, one.version): one for one in left})
-            passing = {one: why for one, why in answers.items() if why.code in _PASSING}
-            final |= {one: why for one, why in answers.items() if why.code not in _PASSING}
+            passing = {one: why for one, why in answers.items() if why.code in PASSING}
+            final |= {one: why for one, why in answers.items() if why.code not in PASSING}
             left = list(passing)
             if not left:
                 break
@@ -202,7 +199,7 @@ class S3Store:
                 refused[found] = why
         if not keys:
             return refused
-        with self._translated():
+        with plainly(self.uri):
             answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": keys, "Quiet": True})
         for error in answer.get("Errors", ()):
             if error.get("Code") == "NoSuchKey":
@@ -217,7 +214,7 @@ class S3Store:
         """Delete an object that no request in bulk can name: with it, all others would be refused, too."""
         from botocore.exceptions import ClientError
 
-        with self._translated():
+        with plainly(self.uri):
             try:
                 self._client.delete_object(Bucket=self._bucket, **where)
             except ClientError as error:
@@ -245,13 +242,14 @@ class S3Store:
 
     def read(self, key: str) -> bytes | None:
         try:
-            with self._translated():
-                body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._base + key)[
-                    "Body"
-                ].read()
+            with plainly(self.uri):
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
+                body: bytes = answer["Body"].read()
                 return body
-        except _Missing:
-            return None
+        except Rejected as error:
+            if error.code in GONE:
+                return None
+            raise
 
     def reading(self, key: str, version: str = "") -> AbstractContextManager[tuple[Stat, Source]]:
         return self._tree.reading(key, version)
@@ -261,15 +259,17 @@ class S3Store:
 
     def create(self, key: str, body: bytes) -> bool:
         try:
-            with self._translated():
+            with plainly(self.uri):
                 self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=body, IfNoneMatch="*")
-        except _Exists:
-            return False
+        except Rejected as error:
+            if error.code in _TAKEN:
+                return False
+            raise
         return True
 
     def abort_uploads(self, before: datetime.datetime) -> int:
         count = 0
-        with self._translated():
+        with plainly(self.uri):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._base
             )
@@ -285,37 +285,12 @@ class S3Store:
     def now(self) -> datetime.datetime:
         import email.utils
 
-        with self._translated():
+        with plainly(self.uri):
             headers = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
         return email.utils.parsedate_to_datetime(headers["date"])
 
     def close(self) -> None:
         self._client.close()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """boto3's errors as the platform's own."""
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
-        try:
-            yield
-        except ClientError as error:
-            code = error.response["Error"].get("Code", "")
-            status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-            if code in ("NoSuchKey", "404"):
-                raise _Missing(
-                    f"{self.uri}: {code or status}", remedy="check the bucket's name and its prefix"
-                ) from error
-            if status in (409, 412):
-                raise _Exists(f"{self.uri}: {code or status}", remedy="run it again") from error
-            what = f"{self.uri}: {code or status} {error.response['Error'].get('Message', '')}".rstrip()
-            if code in _REFUSED or status in (401, 403):
-                raise Fatal(what, remedy="check the store's keys and the bucket's name") from error
-            raise Transient(what, remedy="run it again when the store answers") from error
-        except NoCredentialsError as error:
-            raise Fatal(f"{self.uri}: there are no keys for the store", remedy="give it its keys") from error
-        except BotoCoreError as error:
-            raise Transient(f"{self.uri}: {error}", remedy="run it again when the store answers") from error
 
 
 def _read_contents(
@@ -353,11 +328,3 @@ def _moment(text: Any) -> datetime.datetime:
     except (TypeError, ValueError):
         found: datetime.datetime = parse_timestamp(text)
         return found
-
-
-class _Missing(Fatal):
-    """There is no such object."""
-
-
-class _Exists(Transient):
-    """There is such an object already, or somebody else is at it."""

@@ -164,7 +164,7 @@ class FileTree:
                 folder = folder.parent
 
     def clean(self, before: datetime.datetime | None = None) -> int:
-        """As every tree; `before`: only what was not written to since then, whoever may be writing. How many."""
+        """As every tree; how many. `before`: only what was not written to since, whoever may be writing."""
         count = 0
         for path in self._root.glob(f"{UNFINISHED}/*"):
             with contextlib.suppress(FileNotFoundError):

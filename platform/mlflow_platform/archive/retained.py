@@ -133,7 +133,7 @@ class Retained:
     def _lost(
         self, connection: psycopg.Connection[Any], kind: str, ids: Sequence[str]
     ) -> dict[tuple[str, str], str]:
-        """Those whose artifacts nobody can find or read, by (kind, id), and why: they are not purged, either."""
+        """Those whose artifacts nobody can find or read, by (kind, id), and why: they stay, too."""
         Choice.of_kind(kind, ids).note(connection, around=False)
         places.note_places(connection, tables.PUBLIC)
         lost: dict[tuple[str, str], str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ _INFINITE = 1.7976931348623157e308
 _NAMESPACE = uuid.UUID("0c7c0d1a-91d2-4a5f-8a07-6b0a4a4c6d52")
 
 
-def add_run(session: Session, experiment: int, run: Any, histories: Mapping[str, Iterable[Any]]) -> None:
-    """A run with the whole histories of its metrics, by key."""
+def add_run(session: Session, experiment: int, run: Any) -> None:
+    """A run with the last values of its metrics."""
     from mlflow.store.tracking.dbmodels import models as rows
 
     info, own = run.info, run.info.run_id
@@ -44,33 +44,32 @@ def add_run(session: Session, experiment: int, run: Any, histories: Mapping[str,
     session.flush()
     session.add_all(rows.SqlParam(key=k, value=v, run_uuid=own) for k, v in run.data.params.items())
     session.add_all(rows.SqlTag(key=k, value=v, run_uuid=own) for k, v in tags.items())
-    latest = {metric.key: metric for metric in run.data._metric_objs}
-    for key, history in histories.items():
-        values = {(m.timestamp, m.step, *_stored(m.value)) for m in [*history, latest[key]]}
-        session.execute(
-            rows.SqlMetric.__table__.insert(),
-            [
-                {
-                    "key": key,
-                    "run_uuid": own,
-                    "timestamp": at,
-                    "step": step,
-                    "is_nan": nan,
-                    "value": value,
-                }
-                for at, step, nan, value in values
-            ],
-        )
-        last = latest[key]
+    for last in run.data._metric_objs:
         nan, value = _stored(last.value)
         session.add(
             rows.SqlLatestMetric(
-                key=key, run_uuid=own, timestamp=last.timestamp, step=last.step, is_nan=nan, value=value
+                key=last.key, run_uuid=own, timestamp=last.timestamp, step=last.step, is_nan=nan, value=value
             )
         )
+        add_metrics(session, own, last.key, [last])
     _add_inputs(session, experiment, run)
     session.flush()
     session.expunge_all()
+
+
+def add_metrics(session: Session, run: str, key: str, history: Iterable[Any]) -> None:
+    """Some of the history of a metric; what is there already is passed over."""
+    from mlflow.store.tracking.dbmodels import models as rows
+
+    found = [(m.timestamp, m.step, *_stored(m.value)) for m in history]
+    if found:
+        session.execute(
+            rows.SqlMetric.__table__.insert().prefix_with("or ignore"),
+            [
+                {"key": key, "run_uuid": run, "timestamp": at, "step": step, "is_nan": nan, "value": value}
+                for at, step, nan, value in found
+            ],
+        )
 
 
 def _add_inputs(session: Session, experiment: int, run: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -109,13 +110,16 @@ class Places:
         if self.base is None:
             return "they are on the source's own disk; copy them, and say --artifacts OLD=PLACE"
         path = self.base / address
-        if not path.is_dir():
-            return None
+        try:
+            if not _is_folder(path):
+                return None
+        except BadInput:
+            return "they cannot be read by this login; run this as somebody who may"
         return Stored(self.open_store(str(path))), ""
 
     def _reader(self, place: str) -> Reader | None:
         if place not in self._open:
-            if "://" not in place and not Path(place).is_dir():
+            if "://" not in place and not _is_folder(Path(place)):
                 return None
             self._open[place] = Stored(self.open_store(place))
         return self._open[place]
@@ -137,10 +141,20 @@ def parse_moves(given: tuple[str, ...]) -> dict[str, str]:
             place = str(
                 Path(unquote(urlsplit(place).path) if place.startswith("file:") else place).absolute()
             )
-            if not Path(place).is_dir():
+            if not _is_folder(Path(place)):
                 raise BadInput(f"--artifacts {one}: there is no such folder", remedy="correct it")
         found[old] = place.rstrip("/")
     return found
+
+
+def _is_folder(path: Path) -> bool:
+    """Raises `BadInput` where this login may not look."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}", remedy="run this as somebody who may read it") from error
 
 
 def _below(address: str, root: str) -> str | None:

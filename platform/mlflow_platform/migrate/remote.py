@@ -25,7 +25,7 @@ from mlflow_platform.migrate.staged import FILE, Staged, create, settle_ids
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-#: Runs whose histories are asked for at once.
+#: Metrics whose histories are asked for at once.
 _WORKERS = 8
 #: mlflow/tracing/constant.py, MLFLOW_ARTIFACT_LOCATION.
 _LOCATION = "mlflow.artifactLocation"
@@ -155,17 +155,22 @@ class _Reading:
                 [experiment], "", ViewType.ALL, max_results=_PAGE, page_token=token
             )
         )
-        for run, histories in parallel(self._with_histories, runs, _WORKERS):
-            entities.add_run(session, int(experiment), run, histories)
 
-    def _with_histories(self, run: Any) -> tuple[Any, dict[str, list[Any]]]:
-        own = run.info.run_id
-        return run, {key: list(self._history(own, key)) for key in run.data.metrics}
+        def metrics() -> Iterator[tuple[str, str]]:
+            for run in runs:
+                entities.add_run(session, int(experiment), run)
+                yield from ((run.info.run_id, key) for key in run.data.metrics)
 
-    def _history(self, run: str, key: str) -> Iterator[Any]:
-        return _pages(
-            lambda token: self._tracking.get_metric_history(run, key, max_results=_METRICS, page_token=token)
-        )
+        for run, key, page in parallel(self._history, metrics(), _WORKERS):
+            while True:
+                entities.add_metrics(session, run, key, page)
+                if not page.token:
+                    break
+                _, _, page = self._history((run, key), page.token)
+
+    def _history(self, metric: tuple[str, str], token: str | None = None) -> tuple[str, str, Any]:
+        """A run's id, a metric's key, and one page of its history: all of it may not fit into memory."""
+        return *metric, self._tracking.get_metric_history(*metric, max_results=_METRICS, page_token=token)
 
     def _models(self, session: Session, experiment: str) -> None:
         found = _pages(

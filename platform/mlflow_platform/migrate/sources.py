@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,7 +16,19 @@ _KINDS = "give sqlite:////PATH/mlflow.db, the folder of a file store, or https:/
 def open_source(
     address: str, work: Path, *, password: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> Staged:
-    """Stage a source in the folder `work`. Raises `BadInput` for one that is none."""
+    """Stage a source in the folder `work`. Raises `BadInput` for one that is none, or may not be read."""
+    try:
+        return _open(address, work, password, say)
+    except OSError as error:
+        if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # it is not the source
+        raise BadInput(
+            f"{error.filename}: {error.strerror}",
+            remedy="run this as somebody who may read the source",
+        ) from error
+
+
+def _open(address: str, work: Path, password: str | None, say: Callable[[str], None]) -> Staged:
     scheme = urlsplit(address).scheme
     if scheme == "sqlite":
         from mlflow_platform.migrate.sqlite import open_sqlite

@@ -22,6 +22,10 @@ PART = 32 * 1024 * 1024
 SMALLEST_PART, _PARTS = 8 * 1024 * 1024, 5000
 #: Keys a DeleteObjects request may name (S3's limit).
 BATCH = 1000
+#: Answers that say "not now", whatever their status (S3 API reference, List of error codes).
+PASSING = frozenset(
+    {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "503", "500"}
+)
 _URI = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)(?:/(.*))?")
 
 
@@ -178,7 +182,7 @@ def plainly(what: str) -> Iterator[None]:
         found = error.response.get("Error", {})
         code, status = found.get("Code", ""), error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
         text = f"{what}: {error.operation_name}: {code} {found.get('Message', '')}".strip()
-        if status >= 500:
+        if status >= 500 or status == 429 or code in PASSING:
             raise Transient(text, remedy="the object store is busy or ill: try again") from error
         raise Rejected(
             text, code=code, remedy="check the bucket, and what its policy allows this login"
