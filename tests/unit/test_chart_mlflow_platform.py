@@ -33,7 +33,8 @@ BACKUP = (
     "encryptionKeySecretRef: {name: s, key: key}, drill: {schedule: 0 5 * * 0}}}"
 )
 DRILLED = (
-    "{name: weekly, spec: {schedule: '@weekly', suspend: true, destination: {uri: 's3://backups/x'}, "
+    "{name: weekly, spec: {schedule: '@weekly', suspend: true, destination: {uri: 's3://backups/x', "
+    "accessKeySecretRef: {name: store, key: id}, secretKeySecretRef: {name: store, key: secret}}, "
     "drill: {schedule: 0 5 * * 0, databaseUriSecretRef: {name: scratch, key: uri}}}}"
 )
 #: What each profile, or combination of choices, is rendered with.

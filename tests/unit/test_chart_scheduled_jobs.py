@@ -163,6 +163,11 @@ def test_the_values_of_the_backup_guide_are_right(tmp_path: Path) -> None:
             "backup.schedules=[{name: a, spec: {schedule: '@daily', destination: {uri: s3://b}, keep: {}}}]",
             "this keeps nothing",
         ),
+        (
+            "backup.schedules=[{name: a, spec: {schedule: '@daily',"
+            " destination: {uri: s3://b}, drill: {schedule: '@weekly'}}}]",
+            "the drill of a has no login for s3://b",
+        ),
     ],
 )
 def test_a_bad_policy_is_said_before_anything_is_done(

@@ -55,15 +55,20 @@ def test_the_definitions_have_what_is_told_of_tasks() -> None:
         assert {name for told in fields for name in told.nothing} <= set(status)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> JobTemplate:
+def rendered(tmp_path_factory: pytest.TempPathFactory, *settings: str) -> JobTemplate:
     """As the chart renders it."""
     chart = find_chart()
-    found = chart.render(chart.values(settings=["operator.enabled=true"]), Release("mlflow", "ops"))
+    values = chart.values(settings=["operator.enabled=true", *settings])
+    found = chart.render(values, Release("mlflow", "ops"))
     (config,) = (m.object for m in found if (m.kind, m.name) == ("ConfigMap", "mlflow-operator"))
     path = tmp_path_factory.mktemp("template") / "jobs.yaml"
     path.write_text(config["data"]["jobs.yaml"], "utf-8")
     return JobTemplate.read(path)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> JobTemplate:
+    return rendered(tmp_path_factory)
 
 
 def entry(kind: str, name: str, spec: Json, namespace: str = "ops", **metadata: Any) -> Entry:
@@ -229,7 +234,7 @@ def test_a_backup_of_another_server_and_a_drill_into_a_database(template: JobTem
 def test_backups_run_as_far_as_they_have_a_time(template: JobTemplate) -> None:
     never = entry("BackupSchedule", "nightly", {"destination": {"uri": "s3://b/x"}})
     assert wanted(never, server(), template, "ops").outcome.reason == Reason.NOT_SCHEDULED
-    drill = {"destination": {"uri": "s3://b/x"}, "drill": {"schedule": "@weekly"}}
+    drill = {"destination": {"uri": "/backups"}, "drill": {"schedule": "@weekly"}}
     only = wanted(entry("BackupSchedule", "nightly", drill), server(), template, "ops")
     assert [told for told, _ in only.cron_jobs] == [DRILL]
     wrong = backup(drill={"schedule": "0 26 * * *"})
@@ -238,6 +243,27 @@ def test_backups_run_as_far_as_they_have_a_time(template: JobTemplate) -> None:
     assert "drill.schedule: this is no schedule: '26' is no hour" in asked.outcome.message
     tenants = entry("BackupSchedule", "nightly", {"destination": {"uri": "s3://b/x"}}, "team-a")
     assert wanted(tenants, server(), template, "ops").outcome.reason == Reason.NOT_ALLOWED
+
+
+def test_a_drill_that_no_login_leads_to_is_refused_and_backups_go_on(
+    template: JobTemplate, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It gets none of the keys of the artifacts; where those need none, it has the pod's identity."""
+    spec: Json = {"destination": {"uri": "s3://b/x"}, "drill": {"schedule": "@weekly"}}
+    both = entry("BackupSchedule", "nightly", {"schedule": "@daily", **spec})
+    asked = wanted(both, server(), template, "ops")
+    assert asked.outcome.reason == Reason.INVALID
+    assert "the drill has no login for s3://b/x" in asked.outcome.message
+    assert [told for told, _ in asked.cron_jobs] == [RUN]
+    assert wanted(entry("BackupSchedule", "nightly", spec), server(), template, "ops").names == set()
+
+    far = entry("BackupSchedule", "nightly", {**spec, "server": "far"})
+    for artifacts, reason in ((ARTIFACTS, Reason.INVALID), ({"destination": "s3://x"}, Reason.SCHEDULED)):
+        of = server("far", "https://far:5000", database=DATABASE, artifacts=artifacts)
+        assert wanted(far, of, template, "ops").outcome.reason == reason
+    settings = ("store.mode=external", "store.external.credentials=identity")
+    by_identity = rendered(tmp_path_factory, *settings)
+    assert wanted(both, server(), by_identity, "ops").outcome.reason == Reason.SCHEDULED
 
 
 def test_a_policy_archives_with_secrets_of_its_own(template: JobTemplate) -> None:

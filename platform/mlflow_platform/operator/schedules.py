@@ -20,13 +20,15 @@ import yaml
 
 from mlflow_platform.errors import EXIT_BRAKE, BadInput
 from mlflow_platform.model import cron
-from mlflow_platform.model.base import API_VERSION, SecretReference
+from mlflow_platform.model.backup_schedule import BackupSchedule
+from mlflow_platform.model.base import API_VERSION, Document, SecretReference
 from mlflow_platform.model.tracking_server import TrackingServer
 from mlflow_platform.operator.conditions import Outcome, Reason
 from mlflow_platform.operator.entries import ALLOW_DESTRUCTIVE, Entry
 from mlflow_platform.operator.judging import said
 from mlflow_platform.operator.tasks import (
     DOCUMENTS_KEY,
+    DRILL,
     SECRETS_FOLDER,
     TASKS,
     Task,
@@ -130,8 +132,33 @@ def wanted(entry: Entry, server: Entry | None, template: JobTemplate | None, nam
         return Wanted(Outcome(Reason.WAITING, f"the TrackingServer {entry.server} is mistaken. Correct it"))
     if missing := _unknown_places(server.document, template):
         return Wanted(Outcome(Reason.WAITING, missing))
-    state = Reason.SUSPENDED if document.spec.suspend else Reason.SCHEDULED
-    return Wanted(Outcome(state), *_objects(entry, tasks, server.document, template))
+    outcome = Outcome(Reason.SUSPENDED if document.spec.suspend else Reason.SCHEDULED)
+    if refused := _drill_without_login(document, server.document, template):
+        # The backups go on: they are worth more than the proof.
+        outcome = Outcome(Reason.INVALID, refused)
+        tasks = [task for task in tasks if task.told is not DRILL]
+    return Wanted(outcome, *_objects(entry, tasks, server.document, template)) if tasks else Wanted(outcome)
+
+
+def _drill_without_login(document: Document, server: TrackingServer, template: JobTemplate) -> str:
+    """Why a drill could not read the backups; empty where it can. Where stores are reached with keys, pods have
+    no identity of their own, and a drill gets none of the artifacts' keys (docs/decisions/0028)."""
+    if not isinstance(document, BackupSchedule) or document.spec.drill is None:
+        return ""
+    where, artifacts = document.spec.destination, server.spec.artifacts
+    if where.accessKeySecretRef is not None or not where.uri.startswith("s3://"):
+        return ""
+    if _is_own(server, template):
+        keys = any(one["name"] == "AWS_ACCESS_KEY_ID" for one in template.env)
+    else:
+        keys = artifacts is not None and artifacts.accessKeySecretRef is not None
+    if not keys:
+        return ""
+    return (
+        f"the drill has no login for {where.uri}: it gets none of the keys of the artifacts' store. Write "
+        "spec.destination.accessKeySecretRef and secretKeySecretRef, whose keys may read the backups, or take "
+        "spec.drill out"
+    )
 
 
 def _unknown_places(server: TrackingServer, template: JobTemplate) -> str:
