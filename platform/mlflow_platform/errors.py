@@ -27,6 +27,7 @@ EXIT_ERROR = 1
 EXIT_DIFFERENCES = 2
 EXIT_BRAKE = 3
 EXIT_USAGE = 64
+EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True, order=True)

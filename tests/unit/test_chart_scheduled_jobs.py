@@ -164,8 +164,10 @@ def test_the_values_of_the_backup_guide_are_right(tmp_path: Path) -> None:
             "this keeps nothing",
         ),
         (
-            "backup.schedules=[{name: a, spec: {schedule: '@daily',"
-            " destination: {uri: s3://b}, drill: {schedule: '@weekly'}}}]",
+            (
+                "backup.schedules=[{name: a, spec: {schedule: '@daily', destination: {uri: s3://b}, "
+                "drill: {schedule: '@weekly'}}}]"
+            ),
             "the drill of a has no login for s3://b",
         ),
     ],

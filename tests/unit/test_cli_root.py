@@ -219,7 +219,10 @@ def test_a_server_that_never_answers_is_given_up_soon(
     assert "check the tracking URI" in message
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path, mute: tuple[str, threading.Event]) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, mute: tuple[str, threading.Event], number: signal.Signals, code: int
+) -> None:
     uri, asked = mute
     command = ["apply", documents(tmp_path / "c"), "--tracking-uri", uri]
     applying = subprocess.Popen(
@@ -231,10 +234,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, mute: tuple[str, threading.Eve
     )
     try:
         assert asked.wait(60)
-        applying.send_signal(signal.SIGINT)
+        applying.send_signal(number)
         _, message = applying.communicate(timeout=60)
     finally:
         applying.kill()
         applying.wait()
-    assert applying.returncode == 130
+    assert applying.returncode == code
     assert message.strip() == "stopped: what was written stays, and the next apply finishes what is left"

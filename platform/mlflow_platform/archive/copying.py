@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from mlflow_platform.adapters import temporary
 from mlflow_platform.adapters.object_store import ObjectStore
 from mlflow_platform.adapters.transfers import repeated
 from mlflow_platform.adapters.trees import GONE
@@ -121,8 +121,8 @@ def send(store: ObjectStore, path: Path, to: str) -> tuple[int, str]:
 def fetched(store: ObjectStore, manifest: Manifest, file: File) -> Iterator[Path]:
     """One of an archive's files on this machine. Raises `Corrupted`, with its name, where it is another."""
     key = manifest.folder + file.path
-    with tempfile.TemporaryDirectory(prefix="mlplatform-archive-") as folder:
-        path = Path(folder) / "file.parquet"
+    with temporary.folder("archive") as folder:
+        path = folder / "file.parquet"
 
         def save(content: Source) -> bool:
             with path.open("wb") as local:

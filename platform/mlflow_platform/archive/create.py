@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import secrets
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_platform.adapters import temporary
 from mlflow_platform.adapters.object_store import Found, ObjectStore
 from mlflow_platform.adapters.postgres import Database, exclusive, translated
 from mlflow_platform.adapters.transfers import parallel
@@ -185,7 +185,7 @@ def create(
     begun = datetime.datetime.now(datetime.UTC)
     maker = _Maker(store, f"{begun:%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}", say, step)
     with (
-        tempfile.TemporaryDirectory(prefix="mlplatform-archive-") as folder,
+        temporary.folder("archive") as folder,
         translated(),
         database.connect(autocommit=True) as connection,
     ):
@@ -214,12 +214,12 @@ def create(
                 )
             )
             for table in tables.TABLES:
-                maker.table(connection, table, known[table.name], Path(folder), dry=dry)
+                maker.table(connection, table, known[table.name], folder, dry=dry)
             if fingerprints:
                 made.fingerprints = tables.fingerprints(connection, known)
             places.note_places(connection, tables.PUBLIC)
         step("tables written")
-        count, size = maker.artifacts(connection, roots, Path(folder), made, dry=dry)
+        count, size = maker.artifacts(connection, roots, folder, made, dry=dry)
         step("objects copied")
     made.manifest = Manifest(
         **{

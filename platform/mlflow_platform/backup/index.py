@@ -7,13 +7,13 @@ import gzip
 import hashlib
 import json
 import sqlite3
-import tempfile
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_platform.adapters import temporary
 from mlflow_platform.adapters.trees import Stat
 from mlflow_platform.backup.manifest import Root
 from mlflow_platform.backup.vault import Vault, as_file
@@ -120,8 +120,8 @@ class Known:
 @contextlib.contextmanager
 def known() -> Iterator[Known]:
     """An empty `Known` in a temporary file."""
-    with tempfile.TemporaryDirectory(prefix="mlplatform-backup-") as folder:
-        found = Known(Path(folder) / "known")
+    with temporary.folder("backup") as folder:
+        found = Known(folder / "known")
         try:
             with contextlib.closing(found):
                 yield found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +76,7 @@ def migrate_command(
       mlplatform migrate /home/us/mlruns --prefix us-
       mlplatform migrate https://admin@mlflow.example.com --json
     """
+    from mlflow_platform.adapters import temporary
     from mlflow_platform.adapters.s3 import S3Login
     from mlflow_platform.migrate.homes import Wishes
     from mlflow_platform.migrate.move import Platform, move
@@ -88,10 +88,10 @@ def migrate_command(
     moves, wishes = parse_moves(artifacts), Wishes(prefix, into_workspace)
     with (
         opened(paths, (), server, secrets, needs_policies=False) as site,
-        tempfile.TemporaryDirectory(prefix="mlplatform-migrate-") as work,
+        temporary.folder("migrate") as work,
         progress(quiet=as_json) as (say, _),
     ):
-        staged = _open(source, Path(work), say)
+        staged = _open(source, work, say)
         places = Places(
             lambda uri: open_store(uri, login), {**staged.moved, **moves}, staged.base, staged.proxied
         )

@@ -13,7 +13,15 @@ import click
 
 import mlflow_platform
 from mlflow_platform import __version__
-from mlflow_platform.errors import EXIT_ERROR, EXIT_USAGE, BadInput, BrakeStopped, PlatformError, Problem
+from mlflow_platform.errors import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    BadInput,
+    BrakeStopped,
+    PlatformError,
+    Problem,
+)
 
 #: Command -> (module of `mlflow_platform.cli`, one-line help). A module is imported when its command runs;
 #: its click command is the attribute named after the command with `-` as `_`, `_command` after it.
@@ -125,7 +133,7 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_ERROR
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"stopped{_AFTER_A_STOP.get(next(iter(arguments), ''), '')}", err=True)
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         return EXIT_ERROR

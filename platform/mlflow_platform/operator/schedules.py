@@ -141,8 +141,8 @@ def wanted(entry: Entry, server: Entry | None, template: JobTemplate | None, nam
 
 
 def _drill_without_login(document: Document, server: TrackingServer, template: JobTemplate) -> str:
-    """Why a drill could not read the backups; empty where it can. Where stores are reached with keys, pods have
-    no identity of their own, and a drill gets none of the artifacts' keys (docs/decisions/0028)."""
+    """Why a drill could not read the backups; empty where it can. Where stores are reached with keys, pods
+    have no identity of their own, and a drill gets none of the artifacts' keys (docs/decisions/0028)."""
     if not isinstance(document, BackupSchedule) or document.spec.drill is None:
         return ""
     where, artifacts = document.spec.destination, server.spec.artifacts
@@ -156,8 +156,8 @@ def _drill_without_login(document: Document, server: TrackingServer, template: J
         return ""
     return (
         f"the drill has no login for {where.uri}: it gets none of the keys of the artifacts' store. Write "
-        "spec.destination.accessKeySecretRef and secretKeySecretRef, whose keys may read the backups, or take "
-        "spec.drill out"
+        "spec.destination.accessKeySecretRef and secretKeySecretRef, whose keys may read the backups, or "
+        "take spec.drill out"
     )
 
 
