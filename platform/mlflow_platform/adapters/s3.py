@@ -36,16 +36,15 @@ class S3Login:
 
 
 def connect(login: S3Login, workers: int) -> Any:
-    """boto3's client for as many requests at once. Raises `BadInput` for an endpoint that is none."""
-    import boto3
-    import botocore.session
+    """botocore's client for as many requests at once. Raises `BadInput` for an endpoint that is none."""
+    import botocore.session  # boto3 adds transfers of files to it, which nobody needs, and takes time to load
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
     core = botocore.session.get_session()
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
     try:
-        client = boto3.session.Session(botocore_session=core).client(
+        client = core.create_client(
             "s3",
             endpoint_url=login.endpoint,
             region_name=login.region,
@@ -136,7 +135,7 @@ class S3Store:
 
     near = False
 
-    def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 4) -> None:
+    def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 13) -> None:
         """`uri` is `s3://bucket` or `s3://bucket/prefix`. `all_versions`: list and delete every version."""
         self._tree = S3Tree(uri, login, workers=workers)
         self.uri, self._client = self._tree.uri, self._tree.client

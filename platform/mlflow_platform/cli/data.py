@@ -43,6 +43,8 @@ class Site:
 
     def archiver(self, say: Callable[[str], None]) -> Archiver | None:
         """The archives of the policies; None where none of them archives."""
+        if all(policy.spec.archive is None for policy in self.policies):
+            return None
         from mlflow_platform.archive.retained import Retained
 
         places = {
@@ -52,7 +54,7 @@ class Site:
             for policy in self.policies
             if policy.spec.archive is not None
         }
-        return Retained(self.database, self.plain or self.roots, places, say) if places else None
+        return Retained(self.database, self.plain or self.roots, places, say)
 
 
 @contextmanager
