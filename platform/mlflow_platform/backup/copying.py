@@ -92,7 +92,7 @@ class Copier:
         if self._known.has_content(name) and not self._full:
             return Copied(stat, Entry(now, digest))
         if now.size <= SMALL:
-            with self._vault.writing(name) as out:
+            with self._vault.writing(name, now.size) as out:
                 out.write(data)
         else:
             self._copy_large(stat, digest, name)
@@ -103,7 +103,7 @@ class Copier:
         with (
             self._large,
             self._tree.reading(stat.key, stat.version) as (_, source),
-            self._vault.writing(name) as out,
+            self._vault.writing(name, stat.size) as out,
         ):
             again = hashlib.sha256()
             for block in _blocks(source):

@@ -75,7 +75,7 @@ def _one(tree: Tree, vault: Vault, entry: Entry, there: Known) -> None:
                 digest.update(block)
         if digest.hexdigest() == entry.sha256:
             return
-    with tree.writing(key) as out:
+    with tree.writing(key, entry.stat.size) as out:
         for block in content(vault, entry):
             out.write(block)
 

@@ -49,8 +49,9 @@ class Vault:
         return f"{self.contents}{name[:2]}/{name}"
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Sink]:
-        with self.tree.writing(name) as out:
+    def writing(self, name: str, size: int | None = None) -> Iterator[Sink]:
+        """As a `Tree` does."""
+        with self.tree.writing(name, size) as out:
             if self.key is None:
                 yield out
             else:

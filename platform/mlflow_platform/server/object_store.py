@@ -117,7 +117,9 @@ class Upload:
     def write(self, data: bytes) -> int:
         self._pending += data
         while len(self._pending) >= self.part:
-            self._send(bytes(self._pending[: self.part]))
+            with memoryview(self._pending) as pending:
+                part = bytes(pending[: self.part])
+            self._send(part)
             del self._pending[: self.part]
         return len(data)
 
