@@ -49,7 +49,7 @@ METRICS, OBJECTS = 50, 5
 #: half of them before retention and half after it.
 SAMPLE = max(100, min(500, RUNS // 4))
 SAMPLE_DELAYED = 100
-RAW_OBJECTS = min(20_000, RUNS * OBJECTS)
+RAW_OBJECTS = min(24_000, RUNS * OBJECTS)
 #: Rows of logged_model_metrics in the case with them.
 MODEL_METRICS = 50 * RUNS
 #: Seconds added to a round trip.
