@@ -16,9 +16,9 @@ from itertools import groupby
 
 from mlflow_platform.adapters.object_store import MOST_KEYS, Found, ObjectStore, Refusal
 
-#: DeleteObjects requests under way at once, and while a policy cares for the server's p99: more than six did not
-#: make one SeaweedFS faster that lists meanwhile, and are more to lose. And requests that are ready meanwhile, so
-#: that none waits for a listing.
+#: DeleteObjects requests under way at once, and while a policy cares for the server's p99: more than six
+#: did not make one SeaweedFS faster that lists meanwhile, and are more to lose. And requests that are ready,
+#: so that none waits for a listing.
 WORKERS, _CAREFUL, _READY = 6, 4, 2
 #: Listings under way at once, and the least prefixes that are worth one: a store that deletes is slow to
 #: list, and six requests wait for a single listing most of the time.
