@@ -67,10 +67,9 @@ def test_every_kind_of_fault_in_between_and_everything_arrives_once(
     html = answer(200, b"<html>welcome</html>", "text/html")
     for path in ("runs/create", "runs/log-batch", "runs/update", "runs/log-inputs", "runs/delete-tag"):
         proxy.on(path, lost)
-        proxy.on(path, answer(503, b"{}", Retry_After="1"))
+        proxy.on(path, answer(503, b'{"message": "no healthy upstream"}', Retry_After="1"))
         proxy.on(path, answer(429))
         proxy.on(path, html)
-        proxy.on(path, answer(502, b'{"message": "no healthy upstream"}'))
         proxy.on(path, answer(500, b"<html>gateway</html>", "text/html"))
         proxy.on(path, refused_by_reset)
     proxy.on("notes/a.txt", lost)
