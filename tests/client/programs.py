@@ -123,12 +123,17 @@ class Logging:
 
     def stop_shipper(self) -> None:
         """End this spool's shipper, as a reboot would."""
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"mlflow_platform.client.shipper" in command and str(self.base).encode() in command:
-                os.kill(int(entry.name), 9)
+        stop_shippers(self.base)
+
+
+def stop_shippers(base: Path) -> None:
+    """kill -9 for the shippers of all spools below a folder."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"mlflow_platform.client.shipper" in command and str(base).encode() in command:
+            os.kill(int(entry.name), 9)

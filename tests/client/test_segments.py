@@ -340,3 +340,22 @@ def test_nor_does_it_change_the_order_of_a_writers_segments(
     assert texts(found) == records
     times = [frame.time for frame in found]
     assert times == sorted(set(times))
+
+
+def test_a_folder_with_room_is_seldom_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    def look(folder: Path) -> int:
+        looked.append(folder)
+        return 0
+
+    monkeypatch.setattr(segments, "folder_bytes", look)
+    writer = Writer(tmp_path, limit=4 << 30)
+    for _ in range(24):
+        writer.append(bytes(1 << 20))
+    assert len(looked) == 4, "each 8 MB, the heads of the records with them"
+    looked.clear()
+    writer = Writer(tmp_path, limit=100 << 20)
+    for _ in range(24):
+        writer.append(bytes(1 << 19))
+    assert len(looked) == 24, "the less room, the more often"

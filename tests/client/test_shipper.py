@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,83 @@ def test_a_doubtful_failure_is_put_away_only_while_others_get_through(bench: Ben
         bench.put(create(f"r{i}"))
         bench.ship(10)
     assert [r["run"] for r in bench.target.away] == ["bad"]
+
+
+def tag(run: str, name: str) -> Record:
+    return {"op": "delete_tag", "run": run, "key": name}
+
+
+def test_what_is_done_behind_a_record_that_waits_is_not_kept_in_memory(bench: Bench) -> None:
+    """Nor gone through each time: it was a day's work of others, for one run that could not be delivered."""
+    bench.target.fault = lambda rs: Transient("later") if rs[0]["run"] == "bad" else None
+    for i in range(1500):
+        bench.put(tag("bad", f"b{i}") if i % 500 == 0 else tag("good", f"g{i}"))
+    bench.ship(30)
+    (track,) = bench.shipper._reader._tracks.values()
+    assert [p.record["key"] for p in track.order if not p.done] == ["b0", "b500", "b1000"]
+    assert len(track.order) <= 6
+    assert bench.spool.cursor().done == {track.name: [(2, 500), (502, 1000), (1002, 1500)]}
+    bench.again()
+    bench.target.fault = lambda _: None
+    bench.ship(30)
+    assert len(bench.target.got) == 1500
+    assert len({r["key"] for r in bench.target.got}) == 1500
+    assert bench.spool.cursor().done == {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_cursor_knows_what_is_done_in_whatever_order_it_was(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("spool")
+    writer = Writer(folder, limit=1 << 30)
+    # What no reader can decode is lost, and done with.
+    payloads = [b"{" if data.draw(st.booleans()) else encode(tag("a", str(i))) for i in range(12)]
+    ends = [0, *(writer.append(payload).offset for payload in payloads)]
+    done = {i for i, payload in enumerate(payloads) if payload == b"{"}
+    spool = Spool(folder)
+    reader = Reader(spool)
+    open_ = list(reader.records(100))
+    while open_:
+        part = [open_.pop(data.draw(st.integers(0, len(open_) - 1))) for _ in range(min(len(open_), 2))]
+        done |= {item.sequence - 1 for item in part}
+        reader.done(part)
+        (name,) = reader._tracks
+        first = min(set(range(13)) - done)
+        assert reader.cursor.offsets[name] == ends[first]
+        ranges = reader.cursor.done.get(name, [])
+        assert {i for a, b in ranges for i in range(a, b + 1)} == {i + 1 for i in done if i > first}
+        assert all(b + 1 < a for (_, b), (a, _) in pairwise(ranges))
+        if data.draw(st.booleans()):
+            reader.save()
+            reader = Reader(spool)
+            again = list(reader.records(100))
+            assert [i.sequence for i in again] == sorted(i.sequence for i in open_)
+            open_ = again
+    writer.close()
+
+
+def test_writing_down_what_is_done_takes_a_tenth_of_the_time_at_most(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves = []
+
+    def save(reader: Reader) -> None:
+        saves.append(reader.cursor.delivered)
+        bench.now += 1.0
+        reader._spool.save(reader.cursor)
+
+    def second(_: list[Record]) -> None:
+        bench.now += 1.0
+
+    monkeypatch.setattr(Reader, "save", save)
+    bench.target.fault = second
+    bench.put(*(tag("a", str(i)) for i in range(200)))
+    bench.ship(2000)
+    assert len(bench.target.got) == 200
+    assert 10 < len(saves) < 30
+    assert bench.spool.cursor().delivered == 200, "at the end, all of it"
 
 
 def test_events_are_told_once_though_the_shipper_is_killed(bench: Bench) -> None:

@@ -87,6 +87,21 @@ def test_a_server_that_dies_comes_back_alone(breakable: Stack, name: str) -> Non
     assert read_run(breakable, run) == f"42.0 {name}"
 
 
+def test_a_server_that_takes_connections_and_answers_none_is_not_healthy(breakable: Stack) -> None:
+    wait_healthy(breakable)
+    settings = breakable.settings()
+    server = pids(breakable)["mlflow"]
+    assert server is not None
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with socket.create_connection(("127.0.0.1", settings.ports["mlflow"]), timeout=5):
+            status = breakable.status()
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert {p.name for p in status.processes if not p.healthy} == {"mlflow"}
+    wait_healthy(breakable)
+
+
 def test_up_takes_over_what_a_killed_supervisor_left(breakable: Stack) -> None:
     before = pids(breakable)
     supervisor = before["supervisor"]

@@ -100,6 +100,22 @@ def test_w4_1_an_agents_settings_come_from_yaml(tmp_path: Path) -> None:
     file.write_text("all: &all {log_prompts: maybe}\n<<: *all\nmlflow_experiment: x\n")
     with pytest.raises(BadDocuments, match="log_prompts is 'maybe', not true or false"):
         AgentSettings.load(file)
+    for text, where, said in (
+        (b"mlflow_experiment: x\nsince: 2024-13-45\n", ":2:8", "month must be in 1..12"),
+        (b"mlflow_experiment: x\nn: !!int many\n", ":2:4", "invalid literal for int"),
+        (b"mlflow_experiment: x\ncaf\xe9: 1\n", ":2:4", "no UTF-8: the byte 0xe9"),
+        (b"mlflow_experiment: x\nbell: \x07\n", ":2:7", "the character 0x0007"),
+        (b"- " * 5000, "", "nested too deeply"),
+    ):
+        file.write_bytes(text)
+        with pytest.raises(BadDocuments) as caught:
+            AgentSettings.load(file)
+        (problem,) = map(str, caught.value.problems)
+        assert problem.startswith(f"{file}{where}: ")
+        assert said in problem
+    file.unlink()
+    with pytest.raises(BadDocuments, match="cannot be read: No such file"):
+        AgentSettings.load(file)
 
 
 def test_w4_2_a_callback_handler_logs_calls_of_models_and_who_made_them(analytics: Workload) -> None:

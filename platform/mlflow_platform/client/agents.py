@@ -29,18 +29,7 @@ class AgentSettings:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a file. Raises `BadDocuments` with every mistake's line."""
-        import yaml
-
-        text = Path(path).read_text("utf-8")
-        try:
-            node = yaml.compose(text, yaml.SafeLoader)
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = Location(str(path), mark.line + 1, mark.column + 1) if mark else Location(str(path))
-            raise BadDocuments(
-                [Problem(f"no YAML: {getattr(error, 'problem', error)}", where=where)]
-            ) from error
+        node, values = _read(Path(path))
         if not isinstance(values, dict):
             raise BadDocuments(
                 [Problem("an agent's settings are a mapping", where=Location(str(path), 1, 1))]
@@ -65,6 +54,42 @@ class AgentSettings:
             raise BadDocuments(problems)
         logging = {name: values[name] for name in _LOGGING if name in values}
         return cls(**logging, own={k: v for k, v in values.items() if k not in _LOGGING})
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    """A YAML file as its nodes, which know their lines, and as values. Raises `BadDocuments`."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except ValueError as error:  # of a day that no month has, for one: YAML takes it for a date
+                raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+
+    data, line, column = b"", 0, 0
+    try:
+        data = path.read_bytes()
+        loader = Loader(text := data.decode())
+        node = loader.get_single_node()
+        return node, loader.construct_document(node) if node else None
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError as error:
+        what = f"no UTF-8: the byte {data[error.start]:#04x}; save it as UTF-8"
+        line = data.count(b"\n", 0, error.start) + 1
+        column = len(data[data.rfind(b"\n", 0, error.start) + 1 : error.start].decode()) + 1
+    except yaml.reader.ReaderError as error:
+        what = f"no YAML: the character {error.character:#06x}"
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - text.rfind("\n", 0, error.position)
+    except yaml.MarkedYAMLError as error:
+        what = f"no YAML: {error.problem}"
+        if mark := error.problem_mark:
+            line, column = mark.line + 1, mark.column + 1
+    except RecursionError:
+        what = "nested too deeply"
+    raise BadDocuments([Problem(what, where=Location(str(path), line, column))])
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,8 @@ def _metric(entity: Entity, real: Callable[[str], str]) -> dict[str, Any]:
         "key": _text(key),
         # What JSON has no numbers for, in protobuf's words for it.
         "value": value if isfinite(value) else as_json(value),
-        "timestamp": _whole(timestamp),
-        "step": _whole(step),
+        "timestamp": whole(timestamp),
+        "step": whole(step),
     }
     if len(entity) > 4:
         model, dataset, digest = entity[4:]
@@ -151,7 +151,8 @@ def _metric(entity: Entity, real: Callable[[str], str]) -> dict[str, Any]:
     return made
 
 
-def _whole(value: Any) -> int:
+def whole(value: Any) -> int:
+    """A whole number of at most 64 bits, as steps and times are. Raises TypeError, OverflowError."""
     number = int(index(value))
     if not _LEAST <= number <= _MOST:
         raise OverflowError(f"{number} has more than 64 bits")

@@ -1,12 +1,14 @@
 """What a failed delivery means: repeat it for ever, doubt it, or put the record away.
 
 MLflow's client wraps whatever happens into an `MlflowException`; which kind it is stands partly in its type
-and partly in its text (mlflow/utils/rest_utils.py: `http_request`, `verify_rest_response`).
+and partly in its text (mlflow/utils/rest_utils.py: `http_request`, `verify_rest_response`). Of an answer in
+JSON it keeps nothing but the body, which may be a gateway's.
 """
 
 from __future__ import annotations
 
 import re
+import traceback
 from http import HTTPStatus
 
 from mlflow_platform.errors import Rejected, Transient
@@ -52,6 +54,9 @@ def understand(error: Exception, *, remote: bool) -> Rejected | Transient:
         return _by_status(int(status), text) if isinstance(status, int) else Doubtful(text)
     code = str(error.error_code)
     status = error.get_http_status_code()
+    if (answered := _answered(error)) in _LATER:
+        # Whoever said so, in whatever words: a gateway's have no error_code, for which MLflow takes 500.
+        return _by_status(int(answered), text)
     if isinstance(error, RestException) or not remote or not text.startswith("API request to "):
         # MLflow's own words, by its client or by its server.
         if 400 <= status < 500 and status not in _LATER:
@@ -61,6 +66,18 @@ def understand(error: Exception, *, remote: bool) -> Rejected | Transient:
     if found := _RETRIED.search(text) or _STATUS.search(text):
         return _by_status(int(found[1]), text)
     return Transient(text, uncertain=True)
+
+
+def _answered(error: Exception) -> int | None:
+    """The status of the answer that MLflow's client made an exception of, which does not tell: the function
+    that raised it still has it."""
+    from mlflow.utils.rest_utils import verify_rest_response
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is verify_rest_response.__code__:
+            status = getattr(frame.f_locals.get("response"), "status_code", None)
+            return status if isinstance(status, int) else None
+    return None
 
 
 def _by_status(status: int, text: str, code: str = "") -> Rejected | Transient:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,25 +41,40 @@ def _ask_spark_only_where_it_runs() -> None:
     Python's that a child forked meanwhile never gets. A program that has not imported it has no session."""
     from mlflow.tracking._model_registry import utils
 
-    original = utils._get_registry_uri_from_spark_session
-    if original.__module__ != __name__:
+    _ask_where_imported("pyspark", utils, "_get_registry_uri_from_spark_session", lambda: None)
 
-        def registry_of_spark() -> Any:
-            return original() if "pyspark" in sys.modules else None
 
-        utils._get_registry_uri_from_spark_session = registry_of_spark
+def _ask_where_imported(package: str, module: Any, name: str, otherwise: Callable[[], Any]) -> None:
+    """Have `otherwise` in place of a function of MLflow's that imports a package, until the program has."""
+    original = getattr(module, name)
+    if original.__module__ == __name__:
+        return
+
+    def asked() -> Any:
+        return original() if package in sys.modules else otherwise()
+
+    setattr(module, name, asked)
 
 
 def _ask_databricks_only_there() -> None:
     """Each start of a run asks Databricks' notebook, job, cluster, command and repository for tags, and first
-    tries nine times to import what only its runtime has: three quarters of `start_run`, under that lock."""
+    tries nine times to import what only its runtime has: three quarters of `start_run`, under that lock. And
+    twice IPython, for Databricks' `dbutils` and a notebook's name: what runs in it has imported it."""
+    from mlflow.tracking.context import jupyter_notebook_context
     from mlflow.tracking.context import registry as contexts
     from mlflow.tracking.default_experiment import registry as experiments
     from mlflow.tracking.request_header import registry as headers
-    from mlflow.utils.databricks_utils import is_in_databricks_runtime
+    from mlflow.utils import databricks_utils
 
-    if is_in_databricks_runtime():
+    if databricks_utils.is_in_databricks_runtime():
         return
+
+    def no_dbutils() -> None:
+        raise databricks_utils._NoDbutilsError
+
+    _ask_where_imported("IPython", databricks_utils, "_get_dbutils", no_dbutils)
+    notebooks = (jupyter_notebook_context, "is_running_in_ipython_environment")
+    _ask_where_imported("IPython", *notebooks, lambda: False)
     for registry in (
         contexts._run_context_provider_registry,
         experiments._default_experiment_provider_registry,

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import heapq
 import json
+from bisect import bisect
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,25 +29,67 @@ class Pending:
 
     track: Track
     sequence: int
-    end: int
+    start: int
     record: Record
     done: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Track:
-    """One segment: what was read of it and how far it is done."""
+    """One segment: what was read of it and how far it is done.
+
+    `order` holds what was taken from it and is not done, oldest first, among some that is: `closed` of them.
+    `ranges` are those that are done after the first that is not; `skip` those that were when it was opened.
+    """
 
     path: Path
     name: str
     offset: int
-    skip: list[tuple[int, int]]
-    read_to: int = 0
+    ranges: list[tuple[int, int]]
+    skip: deque[tuple[int, int]] = field(init=False)
+    read_to: int = field(init=False)
+    taken_to: int = field(init=False)
+    last: int = 0
     clock: int = 0
     complete: bool = False
     finished: bool = False
     ready: deque[tuple[int, Frame | Damage]] = field(default_factory=deque)
     order: deque[Pending] = field(default_factory=deque)
+    closed: int = 0
+
+    def __post_init__(self) -> None:
+        self.skip = deque(self.ranges)
+        self.read_to = self.taken_to = self.offset
+
+    def skips(self, sequence: int) -> bool:
+        """Whether a record was done before; to be asked in their order."""
+        while self.skip and self.skip[0][1] < sequence:
+            self.skip.popleft()
+        return bool(self.skip) and self.skip[0][0] <= sequence
+
+    def close(self, items: Iterable[Pending]) -> None:
+        """Note that these are done. What is long behind a record that is not costs nothing here: a run that
+        cannot be delivered must not make the delivery of the others slower and slower."""
+        for item in items:
+            item.done, item.record = True, {}
+            self.closed += 1
+            _add(self.ranges, item.sequence)
+
+    def advance(self) -> None:
+        """Move up to the first record that is not done."""
+        order = self.order
+        while order and order[0].done:
+            order.popleft()
+            self.closed -= 1
+        if 2 * self.closed > len(order):
+            self.order = order = deque(item for item in order if not item.done)
+            self.closed = 0
+        self.offset = order[0].start if order else self.taken_to
+        before = order[0].sequence if order else self.last + 1
+        behind = 0
+        while behind < len(self.ranges) and self.ranges[behind][1] < before:
+            behind += 1
+        del self.ranges[:behind]
 
     def fill(self) -> None:
         """Read on, if nothing is ready. A clock that went back is held: later records stay later."""
@@ -103,52 +146,45 @@ class Reader:
 
     def _take(self, track: Track, item: Frame | Damage) -> Pending | None:
         record: Record | None = None
+        start, track.taken_to = track.taken_to, item.end
         if isinstance(item, Damage):
             self.cursor.lost += item.end - item.start
-            sequence = 0
         else:
-            sequence = item.sequence
+            track.last = sequence = item.sequence
             if sequence > self.cursor.told.get(track.name, 0):
                 self.cursor.told[track.name] = sequence
                 self.lines.append(item.payload)
-            if not track.skip or not any(a <= sequence <= b for a, b in track.skip):
+            if not track.skips(sequence):
                 try:
                     record = _decode(item.payload.decode())[0]
                 except ValueError:
                     self.cursor.lost += len(item.payload)
-        pending = Pending(track, sequence, item.end, record or {}, done=record is None)
-        track.order.append(pending)
+                    _add(track.ranges, sequence)
         if record is None:
-            self._advance(track)
+            self._note(track)
             return None
+        pending = Pending(track, track.last, start, record)
+        track.order.append(pending)
         self.pending += 1
         return pending
 
     def done(self, items: list[Pending]) -> None:
         """These need not be read again."""
+        by_track: dict[int, list[Pending]] = {}
         for item in items:
-            item.done = True
-            item.record = {}
-        for track in {id(i.track): i.track for i in items}.values():
-            self._advance(track)
+            by_track.setdefault(id(item.track), []).append(item)
+        for closed in by_track.values():
+            closed[0].track.close(closed)
+            self._note(closed[0].track)
         self.pending -= len(items)
         self.cursor.delivered += len(items)
 
-    def _advance(self, track: Track) -> None:
-        order = track.order
-        while order and order[0].done:
-            track.offset = order.popleft().end
+    def _note(self, track: Track) -> None:
+        """Tell the cursor how far a segment is done."""
+        track.advance()
         self.cursor.offsets[track.name] = track.offset
-        ranges: list[tuple[int, int]] = []
-        for item in order:
-            if not item.done or not item.sequence:
-                continue
-            if ranges and ranges[-1][1] == item.sequence - 1:
-                ranges[-1] = (ranges[-1][0], item.sequence)
-            else:
-                ranges.append((item.sequence, item.sequence))
-        if ranges:
-            self.cursor.done[track.name] = ranges
+        if track.ranges:
+            self.cursor.done[track.name] = track.ranges
         else:
             self.cursor.done.pop(track.name, None)
 
@@ -180,8 +216,20 @@ class Reader:
         for path in segments(self._spool.root):
             if path.name not in self._tracks:
                 offset = self.cursor.offsets.get(path.name, 0)
-                skip = self.cursor.done.get(path.name, [])
-                self._tracks[path.name] = Track(path, path.name, offset, skip, read_to=offset)
+                ranges = self.cursor.done.get(path.name, [])
+                self._tracks[path.name] = Track(path, path.name, offset, ranges)
+
+
+def _add(ranges: list[tuple[int, int]], sequence: int) -> None:
+    """Add a number to ranges that are in order and do not touch."""
+    at = bisect(ranges, (sequence, sequence))
+    first = last = sequence
+    if at < len(ranges) and ranges[at][0] == sequence + 1:
+        last = ranges.pop(at)[1]
+    if at and ranges[at - 1][1] == sequence - 1:
+        at -= 1
+        first = ranges.pop(at)[0]
+    ranges.insert(at, (first, last))
 
 
 def waiting(spool: Spool) -> Iterator[Record]:

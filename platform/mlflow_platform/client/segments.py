@@ -31,9 +31,10 @@ SUFFIX = ".segment"
 SEGMENT_BYTES = 8 << 20
 #: Most bytes of one record. Larger things are files of their own beside the segments.
 MAX_RECORD = 16 << 20
-#: Bytes that a writer may add before it looks again how full the folder is: the most by which a
-#: process exceeds the spool's limit.
-STRIDE = 1 << 20
+#: Bytes that a writer may add before it looks again how full the folder is: this share of the room that there
+#: is, at least and at most so many. A process exceeds the spool's limit by that at most. To look takes it
+#: a millisecond for a hundred runs or artifacts that wait.
+SHARE, LEAST_STRIDE, MOST_STRIDE = 1 / 256, 1 << 20, 8 << 20
 #: Seconds between two looks at a full folder.
 _FULL_PAUSE = 1.0
 _READ = 4 << 20
@@ -86,7 +87,7 @@ class Writer:
     """Appends records of this process to segments of a folder. Threads may share it; a forked child goes
     on with a segment of its own.
 
-    `limit`: most bytes of all files below `folder`, within `STRIDE` for each process.
+    `limit`: most bytes of all files below `folder`, within `MOST_STRIDE` for each process.
     """
 
     def __init__(self, folder: Path, *, limit: int, segment_bytes: int = SEGMENT_BYTES) -> None:
@@ -189,10 +190,11 @@ class Writer:
         if time.monotonic() < self._look_again:
             self._refuse("the spool is full")
         used = folder_bytes(self.folder)
-        if used + size > self._limit:
+        room = self._limit - used
+        if size > room:
             self._look_again = time.monotonic() + _FULL_PAUSE
             self._refuse("the spool is full")
-        self._room = max(size, min(STRIDE, self._limit - used))
+        self._room = max(size, min(max(LEAST_STRIDE, int(SHARE * room)), MOST_STRIDE, room))
 
     def _refuse(self, why: str) -> None:
         self._refused += 1

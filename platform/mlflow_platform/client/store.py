@@ -31,6 +31,7 @@ from mlflow.utils.validation import (
     _validate_tag,
 )
 
+from mlflow_platform.client.batches import whole
 from mlflow_platform.client.courier import Courier
 from mlflow_platform.client.ids import is_placeholder, new_run, placeholder
 from mlflow_platform.client.logged_models import LoggedModels
@@ -145,6 +146,7 @@ class DurableStore(LoggedModels, Traces):
         if self.strict:
             self._check_active(run_id)
             _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
+            _check_numbers((metric,))
         shadow = self._logged(run_id, self._send("log", run=run_id, m=[_metric(metric)]))
         if shadow is not None:
             shadow.log((metric,), (), ())
@@ -177,6 +179,7 @@ class DurableStore(LoggedModels, Traces):
         if self.strict:
             self._check_active(run_id)
             metrics, params, tags = _validate_batch_log_data(metrics, params, tags)
+            _check_numbers(metrics)
             self._check_params(run_id, params)
         parts = {
             "m": [_metric(m) for m in metrics],
@@ -357,6 +360,18 @@ def _is_asked_by_logging() -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+def _check_numbers(metrics: Sequence[Any]) -> None:
+    """What the server could not be sent: MLflow's client fails at it only when it makes protobuf of it."""
+    for metric in metrics:
+        for name in ("step", "timestamp"):
+            try:
+                whole(getattr(metric, name))
+            except (TypeError, OverflowError) as error:
+                raise MlflowException.invalid_parameter_value(
+                    f"Invalid {name} of the metric {metric.key!r}: {error}"
+                ) from error
 
 
 def _metric(metric: Any) -> list[Any]:

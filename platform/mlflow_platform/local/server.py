@@ -16,7 +16,7 @@ from mlflow_platform.local.credentials import Credentials
 from mlflow_platform.local.folder import Folder, write_private
 from mlflow_platform.local.postgres import Postgres
 from mlflow_platform.local.seaweedfs import BUCKET, REGION, SeaweedFS
-from mlflow_platform.local.service import Command, RunToEnd, environment
+from mlflow_platform.local.service import Command, RunToEnd, Service, environment
 from mlflow_platform.local.state import Settings
 
 #: Seconds that a checked password is remembered. Without, every request computes a password hash twice;
@@ -140,3 +140,9 @@ class Server:
             values["MLFLOW_WEBHOOK_ALLOWED_SCHEMES"] = "https,http"
             values["MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS"] = "true"
         return environment(self.settings.id, **values)
+
+
+def services(folder: Folder, settings: Settings, keys: Credentials) -> tuple[Service, ...]:
+    """Every server of a stack, in the order in which they start."""
+    postgres, s3 = Postgres(folder, settings, keys), SeaweedFS(folder, settings, keys)
+    return postgres, s3, Server(folder, settings, keys, postgres, s3)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mlflow_platform.errors import BadInput, Fatal
+from mlflow_platform.errors import BadInput, Fatal, PlatformError
 from mlflow_platform.local import credentials, folder, logs, ports, state
 from mlflow_platform.local.folder import Folder
 from mlflow_platform.local.processes import MARK, OWNER, look, ours, stop_all, wait_gone
@@ -56,7 +55,7 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """One process of a stack. `healthy`: it lives, and a server answers on its port."""
+    """One process of a stack. `healthy`: it lives, and a server serves, as its own health check says."""
 
     name: str
     pid: int | None
@@ -189,7 +188,7 @@ class Stack:
                     name=name,
                     pid=process.pid if process and lives else None,
                     port=settings.ports.get(name),
-                    healthy=lives and running.ready and _answers(settings.ports[name]),
+                    healthy=lives and running.ready and self._serves(name, settings),
                     restarts=running.restarts,
                     problem=running.problem,
                 )
@@ -198,6 +197,16 @@ class Stack:
         phase = known.phase if alive or known.phase in ("stopped", "failed") else "crashed"
         uri = f"http://127.0.0.1:{settings.ports['mlflow']}" if "mlflow" in settings.ports else None
         return Status(self.folder.root, True, phase, known.problem, uri, tuple(processes))
+
+    def _serves(self, name: str, settings: Settings) -> bool:
+        """Whether a server answers as it should: one that hangs still takes connections."""
+        from mlflow_platform.local.server import services
+
+        keys = credentials.load(self.folder)
+        try:
+            return next(s for s in services(self.folder, settings, keys) if s.name == name).ready()
+        except PlatformError:
+            return False  # it answers, but not to this stack's password
 
     def endpoints(self) -> Endpoints:
         """Addresses and logins. Raises `BadInput` where no stack was made yet."""
@@ -316,15 +325,6 @@ class Stack:
         path = self.folder.log(process)
         last = "\n    ".join(logs.tail(path, 5))
         return Fatal(what, remedy=f"its log is {path}; the last lines:\n    {last}")
-
-
-def _answers(port: int) -> bool:
-    """Whether somebody accepts connections on 127.0.0.1:`port`."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2.0):
-            return True
-    except OSError:
-        return False
 
 
 def status_json(status: Status) -> Mapping[str, object]:

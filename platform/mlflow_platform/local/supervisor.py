@@ -20,10 +20,9 @@ from mlflow_platform.errors import Fatal, PlatformError
 from mlflow_platform.local import credentials, logs
 from mlflow_platform.local.folder import Folder, locked
 from mlflow_platform.local.ports import is_free
-from mlflow_platform.local.postgres import Postgres
+from mlflow_platform.local.postgres import data_folder
 from mlflow_platform.local.processes import OWNER, Process, look, stop_all, stop_session
-from mlflow_platform.local.seaweedfs import SeaweedFS
-from mlflow_platform.local.server import Server
+from mlflow_platform.local.server import services
 from mlflow_platform.local.service import Command, Service
 from mlflow_platform.local.state import Running, Settings, State, read_settings, write_state
 
@@ -45,10 +44,8 @@ class Supervisor:
     def __init__(self, folder: Folder, settings: Settings) -> None:
         self.folder = folder
         keys = credentials.load(folder)
-        postgres = Postgres(folder, settings, keys)
-        s3 = SeaweedFS(folder, settings, keys)
-        self._postgres_data = postgres.data
-        self._services: tuple[Service, ...] = (postgres, s3, Server(folder, settings, keys, postgres, s3))
+        self._postgres_data = data_folder(folder, settings)
+        self._services: tuple[Service, ...] = services(folder, settings, keys)
         self._settings = settings
         self._stop = threading.Event()
         self._ready = {s.name: threading.Event() for s in self._services}
