@@ -124,10 +124,14 @@ class Cluster(Kubernetes):
 
     def load_platform(self) -> None:
         """Build the platform's image of this tree and put it into the cluster."""
-        root = HERE.parent.parent
-        recipe = str(root / "platform" / "Dockerfile")
-        archive = script("image", "build", str(root), PLATFORM_IMAGE, "-f", recipe).strip()
-        script("load", archive, environment={"CLUSTER_DIR": str(self.folder)})
+        script("load", platform_archive(), environment={"CLUSTER_DIR": str(self.folder)})
+
+
+def platform_archive() -> str:
+    """The platform's image of this tree, built where it is not there already."""
+    root = HERE.parent.parent
+    recipe = str(root / "platform" / "Dockerfile")
+    return script("image", "build", str(root), PLATFORM_IMAGE, "-f", recipe).strip()
 
 
 def script(
