@@ -67,7 +67,7 @@ test: $(EXAMPLES) $(PROJECT) ## Run the tests on real servers (ARGS=tests/unit f
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-cluster: $(DEV) $(PROJECT) ## Run the tests on a real Kubernetes; needs root
-	@$(BIN)/python -m pytest tests/cluster tests/operator
+	@$(BIN)/python -m pytest tests/operator tests/cluster
 
 soak: $(EXAMPLES) $(PROJECT) ## Run the long sweeps, for an hour or so; needs root
 	@$(BIN)/python -m pytest -m soak -s tests

@@ -39,11 +39,16 @@ def backup(node: clusters.Cluster, namespace: str) -> None:
     def job(cron_job: str, name: str) -> str:
         """What a job of the CronJob prints, when it has ended well."""
         kubectl("create", "job", f"--from=cronjob/{cron_job}", name)
-        wait = ("wait", f"job/{name}", "--for=condition=Complete", "--timeout=300s")
-        ended = node.try_kubectl("-n", namespace, *wait, timeout=330)
+        deadline = time.monotonic() + 300
+        while not (ended := {"Complete", "Failed"} & conditions(name)) and time.monotonic() < deadline:
+            time.sleep(0.5)
         said = kubectl("logs", "--selector", f"job-name={name}", "-c", "job", "--tail=-1", "--prefix")
-        assert ended.returncode == 0, f"{ended.stderr}{said}{kubectl('get', f'job/{name}', '-o', 'yaml')}"
+        assert ended == {"Complete"}, f"{said}{kubectl('get', f'job/{name}', '-o', 'yaml')}"
         return said
+
+    def conditions(name: str) -> set[str]:
+        types = "jsonpath={.status.conditions[*].type}"
+        return set(kubectl("get", f"job/{name}", "-o", types).split())
 
     def told(*names: str) -> dict[str, Any]:
         deadline = time.monotonic() + 60

@@ -111,12 +111,27 @@ class Cluster(Kubernetes):
         archive = script("image", image).strip()
         script("load", archive, environment={"CLUSTER_DIR": str(self.folder)})
 
+    def all_deleted(self) -> None:
+        """Returns when every namespace that was deleted is gone, with its finalizers and its pods' drains.
+
+        Tests do not wait for it: that takes most of a minute each, in which nothing is at work.
+        """
+        phases = "jsonpath={.items[?(@.status.phase=='Terminating')].metadata.name}"
+        deadline = time.monotonic() + 300
+        while left := self.kubectl("get", "namespaces", "-o", phases):
+            assert time.monotonic() < deadline, f"still being deleted: {left}"
+            time.sleep(1)
+
     def load_platform(self) -> None:
         """Build the platform's image of this tree and put it into the cluster."""
-        root = HERE.parent.parent
-        recipe = str(root / "platform" / "Dockerfile")
-        archive = script("image", "build", str(root), PLATFORM_IMAGE, "-f", recipe).strip()
-        script("load", archive, environment={"CLUSTER_DIR": str(self.folder)})
+        script("load", platform_archive(), environment={"CLUSTER_DIR": str(self.folder)})
+
+
+def platform_archive() -> str:
+    """The platform's image of this tree, built where it is not there already."""
+    root = HERE.parent.parent
+    recipe = str(root / "platform" / "Dockerfile")
+    return script("image", "build", str(root), PLATFORM_IMAGE, "-f", recipe).strip()
 
 
 def script(

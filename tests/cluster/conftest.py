@@ -6,6 +6,7 @@ test is not a passed one. Both are started at most once a session.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,15 +49,16 @@ def cluster() -> Iterator[clusters.Cluster]:
     with clusters.one_node_cluster() as running:
         running.load("python")
         yield running
+        running.all_deleted()
 
 
 @pytest.fixture
 def namespace(cluster: clusters.Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace of the test's own, gone with all it holds when the test ends."""
-    name = request.node.name.replace("_", "-").split("[")[0][:60].strip("-")
+    """A namespace of the test's own, deleted with all it holds when the test ends."""
+    name = f"{request.node.name.replace('_', '-').split('[')[0][:50]}-{secrets.token_hex(3)}"
     cluster.kubectl("create", "namespace", name)
     yield name
-    cluster.kubectl("delete", "namespace", name, "--timeout=300s", timeout=310)
+    cluster.kubectl("delete", "namespace", name, "--wait=false")  # `all_deleted` waits
 
 
 @pytest.fixture(scope="session")
@@ -76,10 +78,9 @@ def restricted(node: clusters.Cluster, namespace: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def live(node: clusters.Cluster) -> Iterator[Release]:
+def live(node: clusters.Cluster) -> Release:
     """A release with the default values and all ways in; tests share it, and leave it whole and serving."""
     node.kubectl("create", "namespace", "live")
     node.kubectl("label", "namespace", "live", RESTRICTED)
     deploy(node, "-n", "live", *WAYS_IN)
-    yield Release(node, "live")
-    node.kubectl("delete", "namespace", "live", "--timeout=300s", timeout=310)
+    return Release(node, "live")  # it ends with its cluster

@@ -191,6 +191,9 @@ def test_bundled_database_and_store_run_and_keep_their_data(
         config=Config(retries={"mode": "standard", "total_max_attempts": 15}),
     )
     s3.put_object(Bucket="mlflow", Key="a/b", Body=b"kept")  # the bucket is made by this
+    # One volume a bucket, so that a second bucket finds place on a small disk.
+    there = cluster.kubectl("-n", namespace, "exec", "mlflow-store-0", "--", "ls", "/data").split()
+    assert len([name for name in there if name.startswith("mlflow_") and name.endswith(".dat")]) == 1
     for stranger in ("other", ""):
         refused = boto3.client(
             "s3",

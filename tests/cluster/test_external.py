@@ -67,7 +67,7 @@ def outside(node: clusters.Cluster) -> Iterator[str]:
     )
     node.kubectl("-n", name, "wait", "--for=condition=Ready", "pod/db", "pod/s3", "--timeout=100s")
     yield name
-    node.kubectl("delete", "namespace", name, "--timeout=100s")
+    node.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def secret(node: clusters.Cluster, namespace: str, name: str, data: dict[str, str]) -> None:

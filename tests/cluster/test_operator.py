@@ -64,13 +64,8 @@ def tags(node: clusters.Cluster, namespace: str, name: str) -> dict[str, str]:
     return {"": found["lifecycle_stage"], **{t["key"]: t["value"] for t in found.get("tags", ())}}
 
 
-@pytest.mark.timeout(2400)  # some 30 waits for real pods, 5 minutes together on an idle machine
-@pytest.mark.parametrize(
-    "backups",
-    # On a machine that was busy with all other tests, a backup's job did not end in four minutes, once.
-    [False, pytest.param(True, marks=pytest.mark.soak)],
-)
-def test_deployed_by_the_chart(node: clusters.Cluster, restricted: str, backups: bool) -> None:
+@pytest.mark.timeout(2400)  # some 30 waits for real pods
+def test_deployed_by_the_chart(node: clusters.Cluster, restricted: str) -> None:
     first = deploy(node, "-n", restricted, *SETTINGS)
     assert steps(first) == SMOKE
     before = state(node, restricted)
@@ -106,8 +101,7 @@ def test_deployed_by_the_chart(node: clusters.Cluster, restricted: str, backups:
     )
 
     retention_jobs.retention(node, restricted)
-    if backups:
-        backup_jobs.backup(node, restricted)
+    backup_jobs.backup(node, restricted)
 
     # The leader's pod goes; the other one leads, and a rollout completes with a standby that is ready.
     holder = lease(node, restricted)

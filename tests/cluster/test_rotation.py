@@ -19,6 +19,7 @@ import urllib3
 from botocore.exceptions import ClientError
 
 from mlflow_platform import chart
+from mlflow_platform.deploy.turns import lease
 from tests.cluster import clusters
 from tests.cluster.acknowledged import failures
 from tests.cluster.release import WAYS_IN, Release, deploy, mlplatform
@@ -26,6 +27,16 @@ from tests.cluster.test_load import PATIENCE, kubectl, logging, pods, report, re
 
 #: Clients enough that each server has some; the full load is test_load's.
 CLIENTS = {"raw": 8, "mlflow": 1}
+#: Where a rotation of the database or the store is killed, each time a bit further on: at which of that
+#: command's writes, and whether before it or after.
+POINTS = (
+    (1, "before"),  # nothing is written
+    (2, "after"),  # what comes next is staged, a Job of before is gone
+    (3, "before"),  # the Job has passed, and is still there
+    (4, "after"),  # the Secret that everybody reads is changed
+    (1, "after"),  # the servers are being replaced
+    (4, "before"),  # the last Job has passed; the rotation's own Secret is still there
+)
 
 
 def secret(live: Release, name: str) -> dict[str, str]:
@@ -62,13 +73,17 @@ def killed(live: Release, n: int, moment: str, *arguments: str) -> bool:
     return False
 
 
-def killed_on_the_way(live: Release, *arguments: str) -> None:
-    """Run it until it ends, each time killed one write later than the last time."""
-    n = 1
-    while killed(live, n, "before" if n % 2 else "after", *arguments):
-        n += 1
-    assert n > 4
-    print(f"\nrotate {' '.join(arguments)}: killed {n - 1} times, then finished")
+def killed_on_the_way(live: Release, what: str, *points: tuple[int, str]) -> None:
+    """Run it again and again, killed at each of the points, and then to its end."""
+    for n, moment in points:
+        assert killed(live, n, moment, what), f"it ended before it came to {moment} write {n}"
+        end_turn(live)
+    rotate(live, what)
+
+
+def end_turn(live: Release) -> None:
+    """Of a dead command, at once; by itself it ends after 45 s (mlflow_platform/deploy/turns.py)."""
+    kubectl(live, "delete", "lease", lease(chart.Release("mlflow", live.namespace)))
 
 
 def said(live: Release, *secrets: str) -> None:
@@ -105,13 +120,14 @@ def database_user(live: Release, login: dict[str, str]) -> str:
         return ""
 
 
-@pytest.mark.timeout(2400)  # 11 minutes on a busy machine: each killed command is waited for
+@pytest.mark.timeout(2400)
 def test_database_and_store_change_their_credentials_under_load(live: Release, tmp_path: Path) -> None:
     first = secret(live, "mlflow-database"), secret(live, "mlflow-store")
     with logging(live, tmp_path, **CLIENTS) as load:
         began = time.time()
-        killed_on_the_way(live, "database")
-        killed_on_the_way(live, "store")
+        assert killed(live, *POINTS[0], "database")  # the next one waits until this one's turn is over
+        killed_on_the_way(live, "database", *POINTS)
+        killed_on_the_way(live, "store", *POINTS)
         load.wait_for_all(time.time(), "artifact")
         load.stop()
         report("database and store rotated", load.records(), began, time.time())
@@ -129,8 +145,10 @@ def test_database_and_store_change_their_credentials_under_load(live: Release, t
 def test_the_administrators_password_changes_under_load(live: Release, tmp_path: Path) -> None:
     user, first = live.login()
     with logging(live, tmp_path, **CLIENTS) as load:  # with the first password, all the time
-        began = time.time()
-        killed_on_the_way(live, "admin")
+        began, n = time.time(), 1
+        while killed(live, n, "before" if n % 2 else "after", "admin"):
+            n += 1  # each time one write later than the last time
+        assert n > 4
         second = live.login()[1]
         rotate(live, "admin")
         third = live.login()[1]

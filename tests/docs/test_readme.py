@@ -57,7 +57,13 @@ def shell(script: str, folder: Path) -> str:
 
 def test_the_first_two_blocks_are_make_up_and_make_test() -> None:
     assert [b.strip() for b in BLOCKS[:2]] == ["make up", "make test"]
-    assert "\nmake test |" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_ci_runs_what_make_test_does_in_lanes_that_leave_nothing_out() -> None:
+    run = (ROOT / ".ci" / "run").read_text("utf-8")
+    apart = re.findall(r"^ARGS \?= (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert f'\nmake test ARGS="{apart[0]} ${{beside[*]/#/--ignore=}}" |' in run
+    assert '\nmake test ARGS="${beside[*]}" >' in run
 
 
 @pytest.mark.timeout(1800)
