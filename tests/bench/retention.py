@@ -34,10 +34,8 @@ from urllib.parse import urlsplit
 
 import boto3
 import psycopg
-from botocore.config import Config
 
 from mlflow_platform.local import Stack
-from mlflow_platform.retention.objects import WORKERS
 from mlflow_platform.server.schemas import INDEXES
 from tests.bench.delay import delayed
 from tests.bench.purgeable import Data, keys
@@ -49,9 +47,10 @@ METRICS, OBJECTS = 50, 5
 #: half of them before retention and half after it.
 SAMPLE = max(100, min(500, RUNS // 4))
 SAMPLE_DELAYED = 100
-RAW_OBJECTS = min(24_000, RUNS * OBJECTS)
+RAW_OBJECTS = min(20_000, RUNS * OBJECTS)
 #: Rows of logged_model_metrics in the case with them.
 MODEL_METRICS = 50 * RUNS
+WORKERS = 4
 #: Seconds added to a round trip.
 DELAY = 0.002
 LARGE_METRICS, LARGE_OBJECTS = 6_500_000, int(1_000_000 * float(os.environ.get("BENCH_LARGE", "1")))
@@ -127,7 +126,6 @@ class Site:
             region_name="us-east-1",
             aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
-            config=Config(max_pool_connections=WORKERS),
         )
 
 

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from mlflow_platform.adapters.files import FileStore
-from mlflow_platform.adapters.object_store import MOST_KEYS, Found, ObjectStore, Page, Refusal
+from mlflow_platform.adapters.object_store import MOST_KEYS, Found, ObjectStore, Refusal
 from mlflow_platform.adapters.s3 import S3Login, S3Store
 from mlflow_platform.errors import BadInput, PlatformError
-from mlflow_platform.retention import objects
 from mlflow_platform.retention.engine import Engine
 from mlflow_platform.retention.objects import empty, walk
 from mlflow_platform.retention.roots import MARKER, Place, Roots
@@ -105,13 +104,8 @@ def keys(store: ObjectStore) -> list[str]:
             return found
 
 
-@pytest.mark.parametrize("careful", [False, True])
-def test_only_what_lies_below_the_prefixes_goes(
-    store: ObjectStore, world: World, careful: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Many small ones side by side, a large one over several pages, empty ones, names that begin alike: by
-    one listing, and by several that each have a part."""
-    monkeypatch.setattr(objects, "_FEWEST_PREFIXES", 2)
+def test_only_what_lies_below_the_prefixes_goes(store: ObjectStore, world: World) -> None:
+    """Many small ones side by side, a large one over several pages, empty ones, names that begin alike."""
     ids = sorted(random_id(world.sql) for _ in range(12))
     gone, stays = ids[::2], ids[1::2]
     for i in ids:
@@ -135,7 +129,7 @@ def test_only_what_lies_below_the_prefixes_goes(
         return plain(*arguments)  # type: ignore[arg-type]
 
     store.page = counted  # type: ignore[method-assign, assignment]
-    results = {one.prefix: one for one in empty(store, prefixes, careful=careful)}
+    results = {one.prefix: one for one in empty(store, prefixes)}
     store.page = plain  # type: ignore[method-assign]
     assert pages <= len(prefixes)
     assert set(results) == set(prefixes)
@@ -414,36 +408,6 @@ class Counting(FileStore):
         finally:
             with self.lock:
                 self.together -= 1
-
-
-class Listed(FileStore):
-    """A folder as if it were far away, whose listings wait for each other."""
-
-    near = False
-
-    def __init__(self, uri: str, meet: threading.Barrier | None) -> None:
-        super().__init__(uri)
-        self.meet, self.listing = meet, set[str]()
-
-    def page(self, prefix: str, after: tuple[str, str] | None = None, limit: int = MOST_KEYS) -> Page:
-        if self.meet:
-            self.meet.wait(30)
-        self.listing.add(threading.current_thread().name)
-        return FileStore(self.uri).page(prefix, after, limit)
-
-
-@pytest.mark.parametrize("careful", [False, True])
-def test_several_listings_are_under_way_at_once_unless_the_server_matters(
-    tmp_path: Path, careful: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for n in range(2):
-        (tmp_path / f"1/{n}").mkdir(parents=True)
-        (tmp_path / f"1/{n}/file").touch()
-    monkeypatch.setattr(objects, "_FEWEST_PREFIXES", 1)
-    store = Listed(str(tmp_path), None if careful else threading.Barrier(2))
-    done = {one.prefix: one.objects for one in empty(store, ["1/0/", "1/1/"], careful=careful)}
-    assert done == {"1/0/": 1, "1/1/": 1}
-    assert len(store.listing) == (1 if careful else 2)
 
 
 @pytest.mark.parametrize("slow", [False, True])

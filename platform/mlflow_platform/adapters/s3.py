@@ -135,7 +135,7 @@ class S3Store:
 
     near = False
 
-    def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 9) -> None:
+    def __init__(self, uri: str, login: S3Login, *, all_versions: bool = False, workers: int = 4) -> None:
         """`uri` is `s3://bucket` or `s3://bucket/prefix`. `all_versions`: list and delete every version."""
         self._tree = S3Tree(uri, login, workers=workers)
         self.uri, self._client = self._tree.uri, self._tree.client

@@ -35,8 +35,6 @@ class Drain:
     report: Report
     step: Callable[[str], None]
     names: dict[int, str]
-    careful: bool = False
-    """As for `empty`."""
 
     def objects(self, pause: Callable[[], bool] = lambda: False) -> None:
         """Delete the objects of every pending entry, root by root. Entries with problems stay pending."""
@@ -61,7 +59,7 @@ class Drain:
                     of.setdefault(row[0], []).append(row[1:])
                 results: list[tuple[tuple[str, str, str, int | None], Emptied]] = []
                 try:
-                    for one in empty(store, list(of), pause=pause, careful=self.careful):
+                    for one in empty(store, list(of), pause=pause):
                         first, *others = of[one.prefix]
                         results.append((first, one))
                         same = Emptied(one.prefix, problem=one.problem, until=one.until, listed=True)

@@ -141,8 +141,7 @@ class Engine:
                 self._choose(connection, policies, report)
             if first:
                 self._brake(connection, policies, report, allowed)
-            careful = any(p.spec.maxP99Factor is not None for p in policies)
-            drain = Drain(connection, installation, self.roots, report, self.step, self._names(), careful)
+            drain = Drain(connection, installation, self.roots, report, self.step, self._names())
             try:
                 with paced(policies, self.ask) as wait:
                     with _timed(report, "rows"):

@@ -16,13 +16,9 @@ from itertools import groupby
 
 from mlflow_platform.adapters.object_store import MOST_KEYS, Found, ObjectStore, Refusal
 
-#: DeleteObjects requests under way at once, and while a policy cares for the server's p99: more than six
-#: did not make one SeaweedFS faster that lists meanwhile, and are more to lose. And requests that are ready,
-#: so that none waits for a listing.
-WORKERS, _CAREFUL, _READY = 6, 4, 2
-#: Listings under way at once, and the least prefixes that are worth one: a store that deletes is slow to
-#: list, and six requests wait for a single listing most of the time.
-_LISTINGS, _FEWEST_PREFIXES = 3, 500
+#: DeleteObjects requests under way at once. More did not make one SeaweedFS faster, and are more to lose.
+#: And requests that are ready meanwhile, so that none waits for a listing.
+WORKERS, _READY = 4, 2
 #: Keys of the smallest page: what one small run has.
 _FEWEST_KEYS = 50
 
@@ -53,37 +49,6 @@ def walk(store: ObjectStore, prefixes: Iterable[str]) -> Iterator[tuple[str, lis
     """
     for folder, group in groupby(prefixes, key=str if store.near else _folder):
         yield from _walk_folder(store, folder, deque(sorted(set(group))))
-
-
-def _walk_beside(store: ObjectStore, prefixes: Iterable[str]) -> Iterator[tuple[str, list[Found], bool]]:
-    """As `walk`, by some listings at once: the order is that of each of them."""
-    whole = sorted(set(prefixes))
-    size = max(_FEWEST_PREFIXES, -(-len(whole) // _LISTINGS))
-    running: dict[Future[list[tuple[str, list[Found], bool]]], Iterator[tuple[str, list[Found], bool]]] = {}
-    with ThreadPoolExecutor(_LISTINGS, thread_name_prefix="list") as pool:
-        try:
-            for start in range(0, len(whole), size):
-                part = walk(store, whole[start : start + size])
-                running[pool.submit(_some, part)] = part
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    part, found = running.pop(future), future.result()
-                    if found:
-                        running[pool.submit(_some, part)] = part
-                    yield from found
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _some(found: Iterator[tuple[str, list[Found], bool]]) -> list[tuple[str, list[Found], bool]]:
-    """What comes next, until that is a full request."""
-    some, count = [], 0
-    for one in found:
-        some.append(one)
-        count += len(one[1])
-        if count >= MOST_KEYS:
-            break
-    return some
 
 
 def _folder(prefix: str) -> str:
@@ -136,20 +101,13 @@ def _walk_folder(
 
 
 def empty(
-    store: ObjectStore,
-    prefixes: Iterable[str],
-    *,
-    pause: Callable[[], bool] = lambda: False,
-    careful: bool = False,
+    store: ObjectStore, prefixes: Iterable[str], *, pause: Callable[[], bool] = lambda: False
 ) -> Iterator[Emptied]:
     """Delete what is below each of these prefixes, and yield each when that is done or has failed.
 
     `pause` is called before each request; while it says that the server is slow, there is one at a time.
-    `careful`: there are few at once in any case, and one listing.
     Raises what the store raises when it cannot be asked at all.
     """
-    workers = _CAREFUL if careful else WORKERS
-    listed = (walk if careful or store.near else _walk_beside)(store, prefixes)
     open_: dict[str, Emptied] = {}
     running: dict[Future[tuple[list[tuple[Emptied, Found]], dict[Found, Refusal]]], None] = {}
     batch: list[tuple[Emptied, Found]] = []
@@ -158,7 +116,7 @@ def empty(
         objects = list(batch)
         batch.clear()
         slow = pause()
-        yield from settled(1 if slow else workers + _READY)
+        yield from settled(1 if slow else WORKERS + _READY)
         running[pool.submit(_delete, store, objects)] = None
         if slow:  # nor is anything listed meanwhile
             yield from settled(1)
@@ -170,9 +128,9 @@ def empty(
                 del running[future]
                 yield from _record(future.result(), open_)
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="delete") as pool:
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="delete") as pool:
         try:
-            for prefix, objects, last in listed:
+            for prefix, objects, last in walk(store, prefixes):
                 one = open_.setdefault(prefix, Emptied(prefix))
                 for found in objects:
                     one.under_way += 1
