@@ -75,10 +75,10 @@ def understand(error: Exception, *, remote: bool) -> Rejected | Transient:
 
 
 def distrust_pages() -> None:
-    """From now on a page in answer to what changes something is a failure of MLflow's requests in this process.
+    """From now on a page in answer to what changes something fails MLflow's requests in this process.
 
     A gateway, a captive portal or a form to log in by may answer 200 with one, and MLflow's client reads no
-    answer to spans and artifacts: they would be taken for delivered. MLflow's server answers none with a page.
+    answer to spans and artifacts: they would be taken for delivered. MLflow's server sends no page then.
     """
     from mlflow.utils import rest_utils
 

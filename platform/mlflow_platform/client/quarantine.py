@@ -30,8 +30,8 @@ def retry(spool: Spool) -> int:
             except SpoolFull as full:
                 raise PlatformError(
                     f"the spool {spool.root} takes no more records: {full}",
-                    remedy=f"make room on its disk, or raise {LIMIT_VARIABLE}, and try again: all that was in "
-                    "quarantine still is",
+                    remedy=f"make room on its disk, or raise {LIMIT_VARIABLE}, and try again: all that was "
+                    "in quarantine still is",
                 ) from full
             count += 1
         spool.retried.unlink(missing_ok=True)

@@ -122,9 +122,14 @@ class Spool:
         with contextlib.suppress(OSError):
             for folder in (spool.root, spool.blobs, spool.runs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not spool.description.exists():
-                replace(spool.description, json.dumps({"uri": uri, "user": user}))
+        with contextlib.suppress(OSError):
+            spool.describe(uri, user)
         return spool
+
+    def describe(self, uri: str, user: str) -> None:
+        """See to it that the folder says whose spool it is. Raises OSError."""
+        if next(read_lines(self.description), {}).get("uri") != uri:
+            replace(self.description, json.dumps({"uri": uri, "user": user}))
 
     @property
     def description(self) -> Path:
@@ -265,8 +270,8 @@ def replace(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, value: object) -> None:
-    """Add a line of JSON to a file of mode 0600, whole or not at all. Raises OSError, on a full disk too, which
-    takes the first part of a line and says nothing."""
+    """Add a line of JSON to a file of mode 0600, whole or not at all. Raises OSError; on a full disk too,
+    which takes the first part of a line and says nothing."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
