@@ -82,6 +82,33 @@ def test_every_kind_of_fault_in_between_and_everything_arrives_once(
     assert proxy.count("runs/create") >= 7
 
 
+def test_a_page_instead_of_an_answer_delivers_no_span_and_no_artifact(
+    proxied: tuple[Logging, Proxy], plain: Any
+) -> None:
+    """Nor does a server that did not tell its version once keep spans back for ever."""
+    import mlflow
+
+    logging, proxy = proxied
+    for path in ("v1/traces", "mlflow/traces", "notes/a.txt"):
+        proxy.on(path, answer(200, b"<html>log in</html>", "text/html; charset=utf-8"), times=2)
+    proxy.on("/version", answer(503), times=2)
+    program = """
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+with mlflow.start_run() as run:
+    mlflow.log_text("hello", "notes/a.txt")
+    with mlflow.start_span("asked") as span:
+        span.set_outputs("said")
+print(run.info.run_id, run.info.experiment_id)
+"""
+    run_id, experiment = logging.run(program).split()
+    done = logging.sync(timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    location = plain.get_run(run_id).info.artifact_uri
+    assert mlflow.artifacts.load_text(f"{location}/notes/a.txt") == "hello"
+    (trace,) = mlflow.search_traces(locations=[experiment], return_type="list")
+    assert [s.outputs for s in trace.data.spans] == ["said"]
+
+
 def test_reads_and_registration_wait_at_most_ten_seconds_and_say_that_the_server_is_away(
     proxied: tuple[Logging, Proxy],
 ) -> None:

@@ -125,11 +125,13 @@ with mlflow.start_run() as run:
             except mlflow.MlflowException as error:
                 assert "was not logged" in str(error), error
                 refused += 1
+    with open("large.txt", "w") as large:
+        large.write("x" * 60_000)
     disk(50_000)
     log(range(1000))
     full = refused
     try:
-        mlflow.log_text("x" * 60_000, "large.txt")
+        mlflow.log_artifact("large.txt")
     except OSError:
         refused += 1
     disk(resource.RLIM_INFINITY)
@@ -144,11 +146,60 @@ print(json.dumps([run.info.run_id, taken, full, refused]))
     assert refused == full + 1, "what came after there was room again was taken"
     assert taken[-1] == 1099
     state = json.loads(logging_to.mlplatform("spool", "status", "--json").stdout)["spools"][0]
-    assert state["refused"] == full
+    assert state["refused"] == refused
     assert len(list(logging_to.spool.blobs.iterdir())) == 1, "half an artifact is left"
     assert logging_to.sync().returncode == 0
     assert steps(plain, run_id) == taken
     assert [f.path for f in plain.list_artifacts(run_id)] == ["small.txt"]
+
+
+def test_a_spool_that_a_full_disk_kept_from_saying_whose_it_is_is_delivered(
+    logging_to: Logging, plain: Any
+) -> None:
+    """Made while the disk was full, and written to when there is room again."""
+    program = """
+import resource, signal
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def disk(size): resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+from mlflow_platform.client.spool import spools
+(spool,) = spools(Path(os.environ["MLPLATFORM_SPOOL"]))
+spool.description.unlink()
+disk(0)
+mlflow.set_tracking_uri(mlflow.get_tracking_uri() + "/")  # for MLflow another one: a store of its own
+with mlflow.start_run():
+    pass
+assert not spool.description.exists()
+disk(resource.RLIM_INFINITY)
+time.sleep(1.1)
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+with mlflow.start_run() as run:
+    mlflow.log_metric("m", 1.0)
+print(run.info.run_id)
+"""
+    run_id = logging_to.run(program).splitlines()[-1]
+    assert logging_to.sync().returncode == 0
+    assert plain.get_run(run_id).data.metrics == {"m": 1.0}
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_costs_no_other(logging_to: Logging, plain: Any) -> None:
+    program = """
+from pathlib import Path
+folder = Path("to log, 100%")
+folder.mkdir()
+(folder / "0").symlink_to("nowhere")
+for name in ("ünïcode 1", "100% 1.txt", "z" * 200):
+    (folder / name).write_text(name)
+mlflow.set_experiment(os.environ["EXPERIMENT"])
+with mlflow.start_run() as run:
+    mlflow.log_artifacts(folder)
+print(run.info.run_id)
+"""
+    run_id = logging_to.run(program)
+    assert logging_to.warnings.count("an artifact was not logged: FileNotFoundError") == 1
+    assert logging_to.sync().returncode == 0
+    names = {"ünïcode 1", "100% 1.txt", "z" * 200}
+    assert {f.path for f in plain.list_artifacts(run_id)} == names
 
 
 def test_a_full_disk_does_not_stop_the_delivery(logging_to: Logging, plain: Any) -> None:

@@ -7,6 +7,7 @@ URI is, what is logged to it while the tracking URI is a durable one comes here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import posixpath
@@ -64,8 +65,10 @@ def keep(courier: Courier, file: Path) -> str:
                 (folder / file.name).hardlink_to(file.resolve())
         if not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            courier.count_refused()
         raise
     return f"{folder.name}/{file.name}"
 
@@ -96,28 +99,31 @@ class DurableArtifactRepository(ArtifactRepository):  # type: ignore[misc] # MLf
         return RunOperations([])
 
     def _log(self, files: list[tuple[Path, str]]) -> None:
-        try:
-            for file, path in files:
-                verify_artifact_path(path or None)
-                if self._is_uploaded(file, path):
-                    continue
-                blob = keep(self._store.courier, file)
-                position = self._store._send(
-                    "artifact",
-                    owner=self._owner,
-                    uri=self.artifact_uri,
-                    below=self._below,
-                    path=path,
-                    blob=blob,
-                )
-                if position is not None:
-                    self._store.pending_artifacts[self._key(path, file.name)] = blob
-                    if len(self._store.pending_artifacts) % 1000 == 0:
-                        self._pending("")  # forgets what is delivered
-        except Exception as error:
-            if self._store.strict:
-                raise
-            self._store.courier.warn(f"an artifact was not logged: {type(error).__name__}: {error}")
+        for file, path in files:
+            try:
+                self._log_one(file, path)
+            except Exception as error:  # and goes on: one that cannot be read costs no other
+                if self._store.strict:
+                    raise
+                self._store.courier.warn(f"an artifact was not logged: {type(error).__name__}: {error}")
+
+    def _log_one(self, file: Path, path: str) -> None:
+        verify_artifact_path(path or None)
+        if self._is_uploaded(file, path):
+            return
+        blob = keep(self._store.courier, file)
+        position = self._store._send(
+            "artifact",
+            owner=self._owner,
+            uri=self.artifact_uri,
+            below=self._below,
+            path=path,
+            blob=blob,
+        )
+        if position is not None:
+            self._store.pending_artifacts[self._key(path, file.name)] = blob
+            if len(self._store.pending_artifacts) % 1000 == 0:
+                self._pending("")  # forgets what is delivered
 
     def _is_uploaded(self, file: Path, path: str) -> bool:
         """Upload a large file at once; whether that was done. What cannot be is copied after all."""

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow_platform
@@ -29,10 +30,12 @@ OFFLINE = "MLPLATFORM_OFFLINE"
 
 
 class Courier:
-    """Hands records over. Threads and forked children may share it."""
+    """Hands records over. Threads and forked children may share it. `describe` makes the file that says whose
+    the spool is, where the disk had no room for it at first: without it nobody delivers."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, describe: Callable[[], None]) -> None:
         self.spool = spool
+        self._describe = describe
         self._writer = spool.writer()
         self._next_look = 0.0
         self._next_start = 0.0
@@ -53,6 +56,10 @@ class Courier:
         """Count the bytes of an artifact that is about to be copied. Raises `SpoolFull`."""
         self._writer.reserve(size)
 
+    def count_refused(self) -> None:
+        """Count what the disk had no room for beside the segments."""
+        self._writer.count_refused()
+
     def look(self) -> None:
         """Start a shipper if there is none, and warn once of records that the server refused."""
         now = time.monotonic()
@@ -62,6 +69,8 @@ class Courier:
                 if os.waitpid(self._child, os.WNOHANG)[0]:
                     self._child = 0
         try:
+            if not self.spool.description.exists():
+                self._describe()
             if now >= self._next_start and not os.environ.get(OFFLINE) and not has_shipper(self.spool):
                 self._next_start = now + self._restart
                 self._restart = min(2 * self._restart, _RESTART[1])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mlflow_platform.client.batches import PARENT_TAG, Batch
-from mlflow_platform.client.faults import understand
+from mlflow_platform.client.faults import distrust_pages, understand
 from mlflow_platform.client.ids import ID_TAG, Ids, is_placeholder
 from mlflow_platform.client.spool import Record, Spool, append_line
 from mlflow_platform.client.uploads import Uploads
@@ -42,6 +42,8 @@ class Delivery:
         self._spool = spool
         self._store: Any = _get_store(uri)
         self.remote = isinstance(self._store, RestStore)
+        if self.remote:
+            distrust_pages()
         self.ids = Ids(spool.ids)
         #: Whether the server takes our ids; unknown until it has created something.
         self._platform = False
@@ -333,6 +335,12 @@ class Delivery:
     def _log_spans(self, records: Sequence[Record]) -> None:
         from mlflow.entities import Span
 
+        if self.remote and self._store._get_server_version(self._store.get_host_creds()) is None:
+            # MLflow sends no spans then, and remembers for as long as this process lives that no answer came.
+            self._store._get_server_version.cache_clear()
+            raise Transient(
+                "the server did not tell its version, which MLflow asks for before it sends spans"
+            )
         spans = [Span.from_dict(s) for r in records for s in r["spans"]]
         self._store.log_spans(self._experiment(records[0]["experiment"]), spans)
 

@@ -7,9 +7,11 @@ JSON it keeps nothing but the body, which may be a gateway's.
 
 from __future__ import annotations
 
+import json
 import re
 import traceback
 from http import HTTPStatus
+from typing import Any
 
 from mlflow_platform.errors import Rejected, Transient
 
@@ -47,6 +49,10 @@ def understand(error: Exception, *, remote: bool) -> Rejected | Transient:
     if isinstance(error, Rejected | Transient):
         return error
     text = _first_line(error)
+    if isinstance(error, json.JSONDecodeError):
+        return Doubtful(
+            f"the answer is no JSON: {text}"
+        )  # to a call of an API after 2.0: MLflow lets it pass
     if isinstance(error, KeyError | TypeError | ValueError | AttributeError | OverflowError):
         return Rejected(f"{type(error).__name__}: {text}")
     if not isinstance(error, MlflowException):
@@ -66,6 +72,28 @@ def understand(error: Exception, *, remote: bool) -> Rejected | Transient:
     if found := _RETRIED.search(text) or _STATUS.search(text):
         return _by_status(int(found[1]), text)
     return Transient(text, uncertain=True)
+
+
+def distrust_pages() -> None:
+    """From now on a page in answer to what changes something fails MLflow's requests in this process.
+
+    A gateway, a captive portal or a form to log in by may answer 200 with one, and MLflow's client reads no
+    answer to spans and artifacts: they would be taken for delivered. MLflow's server sends no page then.
+    """
+    from mlflow.utils import rest_utils
+
+    original = rest_utils._get_http_response_with_retries
+    if original.__module__ == __name__:
+        return
+
+    def answer(method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+        response = original(method, url, *args, **kwargs)
+        content = response.headers.get("Content-Type", "")
+        if method != "GET" and response.ok and content.startswith("text/html"):
+            raise ConnectionError(f"a page ({response.status_code} {content}) came instead of an answer")
+        return response
+
+    rest_utils._get_http_response_with_retries = answer
 
 
 def _answered(error: Exception) -> int | None:

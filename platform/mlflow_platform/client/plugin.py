@@ -32,7 +32,8 @@ def tracking_store(
     _ask_spark_only_where_it_runs()
     _ask_databricks_only_there()
     uri = plain(store_uri)
-    return DurableStore(uri, Courier(Spool.of(uri)))
+    spool, user = Spool.of(uri), os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    return DurableStore(uri, Courier(spool, lambda: spool.describe(uri, user)))
 
 
 def _ask_spark_only_where_it_runs() -> None:

@@ -143,6 +143,11 @@ class Writer:
                 self._look(size)
             self._room -= size
 
+    def count_refused(self) -> None:
+        """Count what could not be written beside the segments."""
+        with self._lock, contextlib.suppress(SpoolFull):
+            self._refuse("the disk is full")
+
     def position(self) -> Position | None:
         """Where the last record of the current segment ends; None before the first."""
         return Position(self._name, self._end) if self._fd >= 0 else None

@@ -10,6 +10,7 @@
       cursor.json         how far each segment is delivered             (written by the shipper only)
       ids.jsonl           ids that the server gave in place of ours     (written by the shipper only)
       quarantine.jsonl    records that the server refuses               (written by the shipper only)
+      quarantine.retried.jsonl  those that a retry is about to put back into the spool
       events.jsonl        every record as a line, as it is read         (written by the shipper only)
       acknowledged.json   how much of what was refused or damaged a user has taken note of
       experiments.json    experiments by name, for when the server is away
@@ -19,6 +20,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -120,9 +122,14 @@ class Spool:
         with contextlib.suppress(OSError):
             for folder in (spool.root, spool.blobs, spool.runs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not spool.description.exists():
-                replace(spool.description, json.dumps({"uri": uri, "user": user}))
+        with contextlib.suppress(OSError):
+            spool.describe(uri, user)
         return spool
+
+    def describe(self, uri: str, user: str) -> None:
+        """See to it that the folder says whose spool it is. Raises OSError."""
+        if next(read_lines(self.description), {}).get("uri") != uri:
+            replace(self.description, json.dumps({"uri": uri, "user": user}))
 
     @property
     def description(self) -> Path:
@@ -143,6 +150,11 @@ class Spool:
     @property
     def quarantine(self) -> Path:
         return self.root / "quarantine.jsonl"
+
+    @property
+    def retried(self) -> Path:
+        """What a retry has taken out of the quarantine and not put back into the spool yet."""
+        return self.root / "quarantine.retried.jsonl"
 
     @property
     def acknowledged(self) -> Path:
@@ -231,7 +243,7 @@ class Spool:
 
     def quarantined(self) -> list[dict[str, Any]]:
         """Refused records, oldest first: `error`, `record`, `time` in seconds since 1970."""
-        return list(read_lines(self.quarantine))
+        return [*read_lines(self.retried), *read_lines(self.quarantine)]
 
     def writers(self) -> int:
         """Living processes that write here."""
@@ -258,10 +270,17 @@ def replace(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, value: object) -> None:
-    """Add a line of JSON to a file of mode 0600, in one write."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(descriptor, "ab", buffering=0) as file:
-        file.write(json.dumps(value).encode() + b"\n")
+    """Add a line of JSON to a file of mode 0600, whole or not at all. Raises OSError; on a full disk too,
+    which takes the first part of a line and says nothing."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        line = json.dumps(value).encode() + b"\n"
+        if end and os.pread(descriptor, 1, end - 1) != b"\n":
+            line = b"\n" + line  # after half of a line, by a process that was killed
+        if os.write(descriptor, line) != len(line):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
