@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mlflow_platform.errors import BadInput
+from mlflow_platform.errors import BadInput, BrakeStopped
 from mlflow_platform.local import Stack
 from tests.faults.retention.conftest import RULES, everything, unaccounted, with_steps
 from tests.retention.conftest import World, make_world
@@ -32,6 +32,23 @@ def test_lost_connections_begin_again(world: World, moment: str) -> None:
     assert unaccounted(world) == []
     assert world.stage(found["kept"]) == "active"
     assert not world.objects(found["deleted"])
+
+
+def test_a_connection_lost_before_the_brake_does_not_release_it(world: World) -> None:
+    runs = [world.run(objects=0) for _ in range(10)]
+    once = iter([1])
+
+    def act(name: str) -> None:
+        if name == "roots claimed" and next(once, None):
+            end = (
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'mlplatform'"
+            )
+            world.sql.execute(f"{end} and pid <> pg_backend_pid()")
+
+    with pytest.raises(BrakeStopped):
+        world.engine(act).run([world.policy(rules=RULES, brake={"maxPercent": 30})])
+    assert next(once, None) is None
+    assert {world.stage(run) for run in runs} == {"active"}
 
 
 def test_postgres_restarted_in_the_middle(world: World, stack: Stack) -> None:
