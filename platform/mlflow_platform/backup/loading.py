@@ -183,11 +183,11 @@ def finish(connection: psycopg.Connection[Any]) -> None:
     connection.execute("update mlplatform.restored set finished = now()")
 
 
-def is_filled(connection: psycopg.Connection[Any], backup: str) -> bool:
-    """Whether a restore of this backup, which has not ended, has filled the database."""
+def is_filled(connection: psycopg.Connection[Any], backup: str, *, ended: bool = False) -> bool:
+    """Whether a restore of this backup, which has not ended unless `ended`, has filled the database."""
     if connection.execute("select to_regclass('mlplatform.restored') is null").fetchone() == (True,):
         return False
     row = connection.execute(
-        "select true from mlplatform.restored where backup = %s and finished is null", (backup,)
+        "select true from mlplatform.restored where backup = %s and (%s or finished is null)", (backup, ended)
     ).fetchone()
     return row is not None
