@@ -145,7 +145,9 @@ class Engine:
                 self._brake(connection, policies, report, allowed)
                 self._passed = True
             careful = any(p.spec.maxP99Factor is not None for p in policies)
-            drain = Drain(connection, installation, self.roots, report, self.step, self._names(), careful)
+            drain = Drain(
+                connection, guard, installation, self.roots, report, self.step, self._names(), careful
+            )
             try:
                 with paced(policies, self.ask) as wait:
                     with _timed(report, "rows"):
