@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
@@ -173,10 +174,19 @@ def test_nothing_goes_where_the_archive_cannot_be_written(world: World, folder: 
     assert archives(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("link", "link: it is a link, and none is followed"),
+        (os.fsdecode(b"caf\xe9"), "caf\\udce9: its name is not UTF-8"),
+    ],
+    ids=["link", "name"],
+)
 def test_what_cannot_be_archived_stays_and_holds_nothing_else_up(
-    world: World, folder: FileStore, tmp_path: Path
+    world: World, folder: FileStore, tmp_path: Path, name: str, why: str
 ) -> None:
-    """A link in a local root is not followed: its run stays, with what it leads to, and why is said."""
+    """A link in a local root is not followed: its run stays, with what it leads to, and why is said. A name
+    that is no text has no place in an archive."""
     root = tmp_path / "artifacts"
     root.mkdir()
     (tmp_path / "elsewhere").write_text("somebody else's")
@@ -187,19 +197,21 @@ def test_what_cannot_be_archived_stays_and_holds_nothing_else_up(
         (place / "file").write_text(run)
         world.sql.execute("update runs set artifact_uri = %s where run_uuid = %s", (f"file://{place}", run))
         world.call("runs/delete", run_id=run)
-    (root / world.experiment / linked / "artifacts" / "link").symlink_to(tmp_path / "elsewhere")
+    odd = root / world.experiment / linked / "artifacts" / name
+    if name == "link":
+        odd.symlink_to(tmp_path / "elsewhere")
+    else:
+        odd.write_text("odd")
     roots = Roots(world.store, [FileStore(str(root))])
     report = retain(world, folder, GONE, roots=roots)
     assert report.total("purged") == {"run": 1}
     assert report.kept["not archived as it is now: the next run tries again"] == 1
-    assert any("link: it is a link, and none is followed" in note for note in report.notes), report.notes
+    assert any(why in note for note in report.notes), report.notes
     assert not report.problems
     assert world.exists(linked)
     assert not world.exists(gone)
-    assert sorted(path.name for path in root.rglob("*") if path.is_file() and path.parent != root) == [
-        "file",
-        "link",
-    ]
+    left = {path.name for path in root.rglob("*") if path.is_file() and path.parent != root}
+    assert left == {"file", name}
     assert len(archives(folder)) == 1
     assert retain(world, folder, GONE, roots=roots).empty
     assert len(archives(folder)) == 1, "it is not archived in part, night after night"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from mlflow_platform.backup import manifest
 from mlflow_platform.backup.create import create
 from mlflow_platform.backup.index import entries
 from mlflow_platform.backup.prune import Keep
+from mlflow_platform.backup.restore import restore
 from mlflow_platform.backup.sealing import Key
 from mlflow_platform.backup.vault import Vault
 from mlflow_platform.backup.verify import verify
@@ -84,6 +86,17 @@ def test_only_what_is_new_or_changed_is_copied(world: World, monkeypatch: pytest
     tree = Meddled(world.folder / "proxied", "", untouched)
     third = create(with_root(world, tree), world.vault, full=True)
     assert (third.objects, tree.reads) == (9, 3)
+
+
+def test_a_file_whose_name_is_no_utf_8_comes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.folder / "direct" / os.fsdecode(b"caf\xe9 100%\n.bin")).write_bytes(b"of an old machine")
+    create(world.platform, world.vault)
+    names_of(monkeypatch, 5)
+    made = create(world.platform, world.vault)
+    assert made.copied == 0
+    target = world.target()
+    restore(target, world.vault, made.name)
+    assert contents(target.folder) == world.objects
 
 
 def test_the_same_content_is_kept_once(world: World) -> None:

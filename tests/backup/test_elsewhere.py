@@ -118,6 +118,34 @@ def test_a_platform_in_use_is_refused(world: World) -> None:
     assert one(used.platform.tracking, "select count(*) from runs where experiment_id > 1") == 0
 
 
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [
+        (
+            (
+                "logged_models (model_id, experiment_id, name, artifact_location, creation_timestamp_ms,"
+                " last_updated_timestamp_ms, status)"
+            ),
+            "'m-1', 0, 'm', 'a', 1, 1, 1",
+        ),
+        ("workspaces (name)", "'team'"),
+        ("scorers (scorer_id, experiment_id, scorer_name)", "'s', 0, 'mine'"),
+        (
+            "webhooks (webhook_id, name, url, status, creation_timestamp, last_updated_timestamp, workspace)",
+            "'w', 'w', 'https://a', 'ACTIVE', 1, 1, 'default'",
+        ),
+    ],
+)
+def test_what_lies_beside_experiments_counts_as_use(world: World, table: str, values: str) -> None:
+    """It would go with the tables that the backup's take the place of."""
+    made = create(world.platform, world.vault)
+    used = world.target()
+    databases.run(used.platform.tracking, f"insert into {table} values ({values})")
+    name = table.partition(" ")[0]
+    refused(world, used, made.name, f"the tracking database is not empty: it has {name}")
+    assert one(used.platform.tracking, f"select count(*) from {name}") >= 1
+
+
 def test_each_root_goes_to_a_place_that_is_named(world: World) -> None:
     made = create(world.platform, world.vault)
     target, old = world.target(), world.platform.direct[0].uri

@@ -8,7 +8,7 @@ BENCH_CASES names some of the cases, each on a stack that the others have left e
     plain     these runs
     models    the same beside 50 logged-model metrics for each run, which are another experiment's
     delayed   the same with 2 ms added to every round trip to Postgres and to S3, for gc and the store's own
-              rate, too; gc on a smaller sample
+              rate, too
     serving   what a client of the server notices of it
     large     one run of 6.5 million metric rows and a million objects, which are empty (BENCH_LARGE=0.1: a
               tenth of them); only when it is named
@@ -43,10 +43,9 @@ from tests.bench.scale import report, run
 
 RUNS = int(os.environ.get("BENCH_RUNS", "20000"))
 METRICS, OBJECTS = 50, 5
-#: Runs that gc is timed on, with and without the delay; objects that the store's own rate is measured on,
+#: Runs that gc is timed on; objects that the store's own rate is measured on,
 #: half of them before retention and half after it.
 SAMPLE = max(100, min(500, RUNS // 4))
-SAMPLE_DELAYED = 100
 RAW_OBJECTS = min(20_000, RUNS * OBJECTS)
 #: Rows of logged_model_metrics in the case with them.
 MODEL_METRICS = 50 * RUNS
@@ -164,7 +163,7 @@ def slow_network(site: Site) -> bool:
         print(f"the same with {DELAY * 1000:.0f} ms added to every round trip:", flush=True)
         added = [_round_trip(s.environment["MLFLOW_BACKEND_STORE_URI"]) for s in (site, slow)]
         print(f"  `select 1` takes {added[0] * 1000:.2f} ms without and {added[1] * 1000:.2f} ms with it")
-        return compare(slow, SAMPLE_DELAYED, LEAST_WHOLE)
+        return compare(slow, SAMPLE, LEAST_WHOLE)
 
 
 def compare(site: Site, sample: int, least: float) -> bool:

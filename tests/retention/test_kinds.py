@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlflow_platform.errors import BrakeStopped
+from mlflow_platform.retention import journal
 from tests.retention.conftest import World
 
 
@@ -29,6 +30,34 @@ def test_traces_go_by_age_with_spans_archives_and_artifacts(world: World) -> Non
     world.retain(rules={"traces": {"olderThan": "0s"}})
     assert world.counts() == before
     assert not world.objects()
+
+
+def test_a_trace_that_names_one_place_twice_holds_nothing_up(world: World) -> None:
+    one, other = world.trace(), world.trace()
+    world.sql.execute(
+        "insert into trace_tags select 'mlflow.trace.archiveLocation', value, request_id from trace_tags"
+        " where key = 'mlflow.artifactLocation' and request_id = %s",
+        (one,),
+    )
+    report = world.retain(rules={"traces": {"olderThan": "30d"}})
+    assert report.total("purged") == {"trace": 2}
+    assert not [k for k in world.objects() if one in k or other in k]
+
+
+def test_what_is_purged_again_elsewhere_is_deleted_there(world: World) -> None:
+    """It came back from an archive meanwhile, and the artifacts have moved."""
+    run = world.run()
+    world.call("runs/delete", run_id=run)
+    journal.open_journal(world.sql)
+    before = journal.Entry("run", run, world.uri(run), int(world.experiment), "s3://an-older-one", "x/")
+    journal.write(world.sql, "earlier", [before])
+    world.sql.execute(
+        "update mlplatform.purged set state = 'done', wait_until = now() + interval '1 day' where id = %s",
+        (run,),
+    )
+    report = world.retain(rules={"runs": {"softDeletedFor": "0s"}})
+    assert not report.problems
+    assert not world.objects(run)
 
 
 def test_logged_models_without_their_run(world: World) -> None:

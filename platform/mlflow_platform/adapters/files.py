@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -64,7 +64,10 @@ class FileStore:
                 if key.endswith("/")
                 else ""
             )
-            found.append(Found(key, about.st_size, changed, unreadable=why))
+            one = Found(key, about.st_size, changed, unreadable=why)
+            if not why and one.shown != key:
+                one = replace(one, unreadable="its name is not UTF-8")
+            found.append(one)
         walk.after = (found[-1].key, "") if found and walk.pending else None
         if walk.after is not None:
             self._walk = walk

@@ -26,6 +26,11 @@ class Found:
     version: str = ""
     unreadable: str = ""
 
+    @property
+    def shown(self) -> str:
+        """The key as text that every log and database takes: a file's name need not be UTF-8."""
+        return self.key.encode(errors="backslashreplace").decode()
+
 
 @dataclass(frozen=True, slots=True)
 class Page:

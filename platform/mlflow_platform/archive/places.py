@@ -91,7 +91,7 @@ def unreadable(roots: Roots, places: dict[Place, Whose]) -> dict[tuple[str, str]
     """Things with artifacts that a folder says nobody can read, such as links, by (kind, id), and why."""
     near = {place: whose for place, whose in places.items() if roots.all[place.root].near}
     return {
-        whose.thing: f"{store.uri}/{one.key}: {one.unreadable}"
+        whose.thing: f"{store.uri}/{one.shown}: {one.unreadable}"
         for store, whose, _, one in objects(roots, near)
         if one.unreadable
     }
@@ -105,7 +105,9 @@ class Listings:
 
     def add(self, thing: tuple[str, str], one: Found) -> None:
         text = f"{one.key}\0{one.size}\0{one.modified.isoformat()}"
-        number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=12).digest())
+        number = int.from_bytes(
+            hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).digest()
+        )
         self._sums[thing] = (self._sums.get(thing, 0) + number) % (1 << 96)
 
     def update(self, others: Listings) -> None:

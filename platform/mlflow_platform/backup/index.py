@@ -83,38 +83,46 @@ class Known:
         self._lock = threading.Lock()
         self._db.execute("pragma journal_mode = off")
         self._db.execute("pragma synchronous = off")
-        self._db.execute("create table content (name text primary key) without rowid")
-        self._db.execute("create table object (key text primary key, line blob) without rowid")
+        self._db.execute("create table content (name blob primary key) without rowid")
+        self._db.execute("create table object (key blob primary key, line blob) without rowid")
         self._db.execute("begin")
 
     def add_contents(self, names: Iterable[str]) -> None:
         with self._lock:
-            self._db.executemany("insert or ignore into content values (?)", ((name,) for name in names))
+            self._db.executemany("insert or ignore into content values (?)", ((_bytes(n),) for n in names))
 
     def has_content(self, name: str) -> bool:
         with self._lock:
-            return self._db.execute("select 1 from content where name = ?", (name,)).fetchone() is not None
+            found = self._db.execute("select 1 from content where name = ?", (_bytes(name),)).fetchone()
+        return found is not None
 
     def set_objects(self, found: Iterable[Entry]) -> None:
         """The objects of the last backup, in place of those that were set before."""
         self._db.execute("delete from object")
         self._db.executemany(
-            "insert or replace into object values (?, ?)", ((e.stat.key, e.line()) for e in found)
+            "insert or replace into object values (?, ?)", ((_bytes(e.stat.key), e.line()) for e in found)
         )
 
     def object(self, key: str) -> Entry | None:
         with self._lock:
-            row = self._db.execute("select line from object where key = ?", (key,)).fetchone()
+            row = self._db.execute("select line from object where key = ?", (_bytes(key),)).fetchone()
         return Entry.parse(row[0]) if row else None
 
     def has_object_below(self, folder: str) -> bool:
         """Whether there is an object in this folder, which does not end in a slash."""
         query = "select 1 from object where key > ? and key < ? limit 1"  # 0 comes after the slash
         with self._lock:
-            return self._db.execute(query, (f"{folder}/", f"{folder}0")).fetchone() is not None
+            return (
+                self._db.execute(query, (_bytes(f"{folder}/"), _bytes(f"{folder}0"))).fetchone() is not None
+            )
 
     def close(self) -> None:
         self._db.close()
+
+
+def _bytes(name: str) -> bytes:
+    """A file's name need not be UTF-8, and SQLite takes no text that is none."""
+    return name.encode(errors="surrogateescape")
 
 
 @contextlib.contextmanager

@@ -39,6 +39,19 @@ AUTH_TABLES = frozenset(
 )
 #: Tables of MLflow's background work, which the source may still be doing.
 WORK = ("job_locks", "scheduler_leases", "jobs")
+#: Tables besides those that `refuse_used` asks by themselves in which there are rows only when somebody made
+#: them, in an experiment that every server has or in none.
+MADE = (
+    "endpoints",
+    "evaluation_datasets",
+    "mcp_servers",
+    "model_definitions",
+    "registered_models",
+    "scorers",
+    "secrets",
+    "trace_info",
+    "webhooks",
+)
 #: Largest id of an experiment: the column is an integer of Postgres'.
 _LARGEST_ID = 2**31 - 1
 
@@ -114,12 +127,14 @@ def refuse_used(connection: psycopg.Connection[Any], what: str) -> None:
     """`BadInput` unless the database is empty, or has only what a first start and a smoke test leave."""
     there = {t.name for t in dump.tables(connection)}
     apart = (SMOKE_TEST,)
+    within = "select true from {} join experiments e using (experiment_id) where e.name <> %s"
     used = [
         ("experiments", "select true from experiments where experiment_id <> 0 and name <> %s", apart),
-        ("runs", "select true from runs join experiments e using (experiment_id) where e.name <> %s", apart),
-        ("registered_models", "select true from registered_models", ()),
-        ("trace_info", "select true from trace_info", ()),
+        ("runs", within.format("runs"), apart),
+        ("logged_models", within.format("logged_models"), apart),
+        ("workspaces", "select true from workspaces where name <> 'default'", ()),
         ("users", "select true from users offset 1", ()),
+        *((table, f"select true from {table}", ()) for table in MADE),  # noqa: S608 - ours
     ]
     for table, query, values in used:
         if table in there and connection.execute(f"{query} limit 1", values).fetchone():
@@ -183,11 +198,11 @@ def finish(connection: psycopg.Connection[Any]) -> None:
     connection.execute("update mlplatform.restored set finished = now()")
 
 
-def is_filled(connection: psycopg.Connection[Any], backup: str) -> bool:
-    """Whether a restore of this backup, which has not ended, has filled the database."""
+def is_filled(connection: psycopg.Connection[Any], backup: str, *, ended: bool = False) -> bool:
+    """Whether a restore of this backup, which has not ended unless `ended`, has filled the database."""
     if connection.execute("select to_regclass('mlplatform.restored') is null").fetchone() == (True,):
         return False
     row = connection.execute(
-        "select true from mlplatform.restored where backup = %s and finished is null", (backup,)
+        "select true from mlplatform.restored where backup = %s and (%s or finished is null)", (backup, ended)
     ).fetchone()
     return row is not None

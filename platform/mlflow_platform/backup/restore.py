@@ -86,7 +86,7 @@ def restore(
                 loading.refuse_used(connection, "tracking")
             mine = _refuse_others(connection, target.stores)
         if platform.auth is not None:
-            _refuse_used_logins(platform.auth, name)
+            _refuse_used_logins(platform.auth, name, ended=filled)
         if not filled:  # else the objects are its own, and it may have died after it took its notes away
             for root, tree in trees:
                 placing.refuse_used(tree, found, vault, root)
@@ -97,7 +97,7 @@ def restore(
         granted = 0
         if platform.auth is not None and login:
             say("loading the logins")
-            granted = _fill_auth(platform.auth, vault, name, login, target.admin)
+            granted = _fill_auth(platform.auth, vault, name, login, target.admin, ended=filled)
         strange: list[str] = []
         rewritten = 0
         if not filled:
@@ -125,12 +125,12 @@ def restore(
             claim(store, installation, allowed=True)
         for _, tree in trees:
             placing.finish(tree)
+        if platform.auth is not None:
+            with closing(platform.auth.connect(autocommit=True)) as logins, translated():
+                if loading.is_filled(logins, name):
+                    loading.finish(logins)
         with translated():
-            loading.finish(connection)
-    if platform.auth is not None:
-        with closing(platform.auth.connect(autocommit=True)) as logins, translated():
-            if loading.is_filled(logins, name):
-                loading.finish(logins)
+            loading.finish(connection)  # last: until then the same restore goes on
     return Restored(name, found.rows, found.objects, found.size, rewritten, tuple(strange))
 
 
@@ -163,20 +163,26 @@ def _targets(target: Target, found: Manifest) -> list[tuple[Root, Tree]]:
     return result
 
 
-def _refuse_used_logins(where: Database, name: str) -> None:
+def _refuse_used_logins(where: Database, name: str, *, ended: bool) -> None:
     with closing(where.connect(autocommit=True)) as connection, translated():
         database.refuse_encoding(connection)
-        if not loading.is_filled(connection, name):
+        if not loading.is_filled(connection, name, ended=ended):
             loading.refuse_used(connection, "auth")
 
 
 def _fill_auth(
-    where: Database, vault: Vault, name: str, parts: Sequence[Part], admin: tuple[str, str] | None
+    where: Database,
+    vault: Vault,
+    name: str,
+    parts: Sequence[Part],
+    admin: tuple[str, str] | None,
+    *,
+    ended: bool,
 ) -> int:
     """The logins into a database of their own; the highest experiment that a grant names."""
     with closing(where.connect(autocommit=True)) as connection:
         with translated():
-            filled = loading.is_filled(connection, name)
+            filled = loading.is_filled(connection, name, ended=ended)
         if not filled:
             with database.transaction(connection) as (alchemy, step):
                 step("the logins were not restored")

@@ -30,6 +30,8 @@ class Drain:
     """The journal's entries of one database, and the stores that are at hand."""
 
     connection: psycopg.Connection[Any]
+    guard: psycopg.Connection[Any]
+    """Holds the lock against backups; asked now and then, since it is lost with its connection."""
     installation: Installation
     roots: Roots
     report: Report
@@ -54,6 +56,7 @@ class Drain:
                 rows = self._unclaimed(rows)
                 # The marker again: somebody may have given the root to another installation meanwhile.
                 claim(store, self.installation, allowed=False)
+                self.guard.execute("select true")
                 of: dict[str, list[tuple[str, str, str, int | None]]] = {}
                 for row in rows:
                     of.setdefault(row[0], []).append(row[1:])
@@ -118,6 +121,7 @@ class Drain:
                 },
             )
         self.step("objects noted")
+        self.guard.execute("select true")
 
     def look_again(self) -> None:
         """What came to purged things after their rows had gone: inputs, spans, and objects.

@@ -57,6 +57,8 @@ class Engine:
     archiver: Archiver | None = None
     """Needed for policies with `archive`."""
     _seen: dict[str, choose.Seen] = field(default_factory=dict)
+    _passed: bool = False
+    """Whether the brake let the run at hand through, before its connection was lost."""
 
     def plan(self, policies: Sequence[RetentionPolicy], *, sizes: bool = True) -> Report:
         """What a run would do now. Everything is rolled back; `sizes`: also ask the stores for bytes."""
@@ -96,9 +98,10 @@ class Engine:
                     remedy="run it by `mlplatform retention run`",
                 )
         report = Report(dry=False)
+        self._passed = False
         for attempt in range(_ATTEMPTS):
             try:
-                self._run(policies, report, allowed, claim_roots=claim_roots, first=attempt == 0)
+                self._run(policies, report, allowed, claim_roots=claim_roots)
                 return report
             except PlatformError as error:
                 if not lost(error) or attempt == _ATTEMPTS - 1:
@@ -114,7 +117,6 @@ class Engine:
         allowed: str | None,
         *,
         claim_roots: bool,
-        first: bool,
     ) -> None:
         with ExitStack() as until:
             guard = until.enter_context(
@@ -139,9 +141,10 @@ class Engine:
             ).fetchone()
             with _timed(report, "choosing"):
                 self._choose(connection, policies, report)
-            if first:
+            if not self._passed:  # what is left of a choice that passed has another hash
                 self._brake(connection, policies, report, allowed)
-            drain = Drain(connection, installation, self.roots, report, self.step, self._names())
+                self._passed = True
+            drain = Drain(connection, guard, installation, self.roots, report, self.step, self._names())
             try:
                 with paced(policies, self.ask) as wait:
                     with _timed(report, "rows"):

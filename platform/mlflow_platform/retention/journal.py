@@ -162,13 +162,15 @@ class Entry:
 
 
 def write(connection: psycopg.Connection[Any], policy: str, entries: Sequence[Entry]) -> None:
-    """Journal what the transaction at hand purges."""
+    """Journal what the transaction at hand purges; two entries may be the same."""
     connection.execute(
         "insert into mlplatform.purged (kind, id, uri, experiment_id, root, prefix, policy)"
-        " select e.*, %s from unnest(%s::text[], %s::text[], %s::text[], %s::int[], %s::text[], %s::text[])"
+        " select distinct e.*, %s"
+        " from unnest(%s::text[], %s::text[], %s::text[], %s::int[], %s::text[], %s::text[])"
         " as e(kind, id, uri, experiment_id, root, prefix)"
-        " on conflict (kind, id, uri) do update set state = 'pending', purged_at = now(), checks = 0,"
-        " next_at = null, problem = null",
+        " on conflict (kind, id, uri) do update set root = excluded.root, prefix = excluded.prefix,"
+        " state = 'pending', purged_at = now(), checks = 0, next_at = null, wait_until = null,"
+        " problem = null",
         (
             policy,
             [e.kind for e in entries],

@@ -165,7 +165,7 @@ def _record(
             one.bytes += found.size
         else:
             one.failed = True
-            one.problem = f"{found.key}: {why.code} {why.message}".rstrip()
+            one.problem = f"{found.shown}: {why.code} {why.message}".rstrip()
             one.until = max(filter(None, (one.until, why.until)), default=None)
         if one.listed and not one.under_way and one.prefix in open_:
             yield open_.pop(one.prefix)
