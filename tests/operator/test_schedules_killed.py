@@ -65,7 +65,8 @@ class Life:
 
 
 def backup(**spec: Any) -> Json:
-    destination = {"uri": "s3://b/x"}
+    key = {"name": "backups", "key": "key"}
+    destination = {"uri": "s3://b/x", "accessKeySecretRef": key, "secretKeySecretRef": key}
     return document("BackupSchedule", "killed", {"destination": destination, "schedule": "@daily", **spec})
 
 
