@@ -58,16 +58,24 @@ class Forwarder:
             if self._cut.is_set():
                 client.close()
                 continue
-            upstream = socket.create_connection(self._target)
-            self._pairs.append((client, upstream))
-            for source, sink in ((client, upstream), (upstream, client)):
-                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+            pair = client, socket.create_connection(self._target)
+            self._pairs.append(pair)
+            threading.Thread(target=self._both_ways, args=pair, daemon=True).start()
+
+    def _both_ways(self, client: socket.socket, upstream: socket.socket) -> None:
+        back = threading.Thread(target=self._copy, args=(upstream, client), daemon=True)
+        back.start()
+        self._copy(client, upstream)
+        back.join()
+        client.close()
+        upstream.close()
 
     def _copy(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 while source in self._frozen:
-                    time.sleep(0.5)
+                    if self._cut.wait(0.5):  # what is cut does not thaw
+                        return
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
