@@ -152,10 +152,11 @@ class Reconciler:
         site, target, judged, round_ = self._site, planned.target, planned.judged, planned.round
         origins = planned.origins
         ended = Ended()
+        shared = others.declared_by(planned.entries)
+        ended.again |= shared
+        done = shared | others.origins
         mine = [
-            e
-            for e in planned.entries
-            if (origins is None or e.origin in origins) and e.origin not in others.origins
+            e for e in planned.entries if (origins is None or e.origin in origins) and e.origin not in done
         ]
         self._hold(mine, judged, ended)
         plan = others.left_out_of(restrict(round_.plan, judged, origins, site.cache.elsewhere(self.name)))
@@ -175,7 +176,7 @@ class Reconciler:
             def report(result: Result) -> None:
                 ready = verdicts.take(result)
                 self._tell(result, judged)
-                if ready is not None and (origins is None or ready not in held.origins):
+                if ready is not None and ready not in shared and (not origins or ready not in held.origins):
                     work.append(pool.submit(self._publish, ready, verdicts, ended))
 
             # Most documents are as they were and say so: that is told here, without a thread's detour.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from mlflow_platform.adapters.election import Term
@@ -47,6 +48,14 @@ class Touched:
 
     origins: set[str] = field(default_factory=set)
     keys: set[Key] = field(default_factory=set)
+
+    def declared_by(self, entries: Iterable[Entry]) -> set[str]:
+        """Origins of other documents about these objects: what they ask for was left out of the plan, so
+        that nothing can be said of them."""
+        if not self.keys:
+            return set()
+        about = {e.origin for e in entries if not self.keys.isdisjoint(d.key for d in e.desired)}
+        return about - self.origins
 
     def left_out_of(self, plan: Plan) -> Plan:
         """The plan without what it says of these."""
